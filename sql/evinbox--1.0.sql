@@ -1,0 +1,423 @@
+/* sql/evinbox--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION evinbox" to load this file. \quit
+
+CREATE SCHEMA evinbox;
+COMMENT ON SCHEMA evinbox IS 'evinbox: record what happened, and say what to do about it';
+
+CREATE SCHEMA evinbox_internal;
+COMMENT ON SCHEMA evinbox_internal IS 'evinbox: private tables and functions, reached only by the extension''s own C code';
+
+-- Identifiers are compared byte by byte: quicker, and no upgrade of the
+-- operating system's locales can reorder an index under us.
+
+------------------------------------------------------------------------------
+-- What happened
+------------------------------------------------------------------------------
+
+CREATE TABLE evinbox.event (
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	subject_type text COLLATE "C" NOT NULL,
+	subject_id text COLLATE "C" NOT NULL,
+	action text COLLATE "C" NOT NULL,
+	actor text COLLATE "C",
+	scope text COLLATE "C",
+	metadata jsonb NOT NULL DEFAULT '{}',
+	snapshot jsonb,
+	batch_id bigint,
+	caused_by bigint,
+	depth smallint NOT NULL DEFAULT 0,
+	occurred_at timestamptz NOT NULL,
+	recorded_at timestamptz NOT NULL,
+	CONSTRAINT event_pkey PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+
+-- The probes of a throttle: is there one since then?
+CREATE INDEX event_subject_action_idx ON evinbox.event
+	(subject_type, subject_id, action, recorded_at);
+CREATE INDEX event_actor_subject_action_idx ON evinbox.event
+	(actor, subject_type, subject_id, action, recorded_at);
+
+COMMENT ON TABLE evinbox.event IS 'What happened: immutable facts, append-only, partitioned by ranges of id';
+COMMENT ON COLUMN evinbox.event.id IS 'Grows in the order of recording, which is not the order of commit';
+COMMENT ON COLUMN evinbox.event.subject_type IS 'What kind of thing it happened to, e.g. Issue';
+COMMENT ON COLUMN evinbox.event.subject_id IS 'Which one of its kind';
+COMMENT ON COLUMN evinbox.event.action IS 'What happened to it, in the past tense, e.g. status_changed';
+COMMENT ON COLUMN evinbox.event.actor IS 'Who did it, e.g. User:7; NULL for the system';
+COMMENT ON COLUMN evinbox.event.scope IS 'Whose world it belongs to, e.g. a tenant';
+COMMENT ON COLUMN evinbox.event.metadata IS 'What else is known: a JSON object';
+COMMENT ON COLUMN evinbox.event.snapshot IS 'The subject as it was then, if the caller gave it';
+COMMENT ON COLUMN evinbox.event.batch_id IS 'The batch of events that it belongs to';
+COMMENT ON COLUMN evinbox.event.caused_by IS 'The event whose handler recorded this one; set by evinbox';
+COMMENT ON COLUMN evinbox.event.depth IS 'How many causes stand before this one; set by evinbox';
+COMMENT ON COLUMN evinbox.event.occurred_at IS 'When it happened; the time of recording unless given';
+COMMENT ON COLUMN evinbox.event.recorded_at IS 'When it was recorded; set by evinbox';
+
+CREATE TABLE evinbox.action (
+	subject_type text COLLATE "C" NOT NULL,
+	action text COLLATE "C" NOT NULL,
+	required text[] COLLATE "C" NOT NULL DEFAULT '{}',
+	CONSTRAINT action_pkey PRIMARY KEY (subject_type, action),
+	CONSTRAINT action_not_empty CHECK (subject_type <> '' AND action <> ''),
+	CONSTRAINT action_required_keys CHECK (array_position(required, NULL) IS NULL)
+);
+
+COMMENT ON TABLE evinbox.action IS 'The actions of closed subject types: a type with a row here accepts no others';
+COMMENT ON COLUMN evinbox.action.required IS 'Keys that an event''s metadata must have';
+
+------------------------------------------------------------------------------
+-- What to do about it
+------------------------------------------------------------------------------
+
+CREATE TABLE evinbox.inbox (
+	name text COLLATE "C" NOT NULL,
+	owner name NOT NULL DEFAULT CURRENT_USER,
+	subject_types text[] COLLATE "C",
+	actions text[] COLLATE "C",
+	condition text,
+	handler text,
+	statement text,
+	config jsonb NOT NULL DEFAULT '{}',
+	enabled boolean NOT NULL DEFAULT true,
+	dispatch text COLLATE "C" NOT NULL DEFAULT 'live',
+	priority integer NOT NULL DEFAULT 10,
+	max_attempts integer NOT NULL DEFAULT 5,
+	backoff interval NOT NULL DEFAULT '15 seconds',
+	timeout interval NOT NULL DEFAULT '30 seconds',
+	batch_size integer NOT NULL DEFAULT 1000,
+	id integer GENERATED ALWAYS AS IDENTITY,
+	search_path text NOT NULL DEFAULT '',
+	CONSTRAINT inbox_pkey PRIMARY KEY (name),
+	CONSTRAINT inbox_id_key UNIQUE (id)
+);
+
+COMMENT ON TABLE evinbox.inbox IS 'Rules: which events, and what to do about them';
+COMMENT ON COLUMN evinbox.inbox.owner IS 'The role that condition and handler run as';
+COMMENT ON COLUMN evinbox.inbox.subject_types IS 'Events of these subject types; NULL for all';
+COMMENT ON COLUMN evinbox.inbox.actions IS 'Events with these actions; NULL for all';
+COMMENT ON COLUMN evinbox.inbox.condition IS 'A SQL boolean expression over e, the event; NULL for true';
+COMMENT ON COLUMN evinbox.inbox.handler IS 'A function f(evinbox.event) or f(evinbox.event, jsonb), called for each event';
+COMMENT ON COLUMN evinbox.inbox.statement IS 'One SQL statement, run once a batch (not supported yet)';
+COMMENT ON COLUMN evinbox.inbox.config IS 'The handler''s second argument';
+COMMENT ON COLUMN evinbox.inbox.enabled IS 'False pauses the inbox: its events wait for it';
+COMMENT ON COLUMN evinbox.inbox.dispatch IS '''live'': by a worker, right after commit; ''scheduled'': by run(name)';
+COMMENT ON COLUMN evinbox.inbox.priority IS 'Inboxes of one owner take turns in this order, lowest first';
+COMMENT ON COLUMN evinbox.inbox.max_attempts IS 'How often a failing event is tried before it is a dead letter';
+COMMENT ON COLUMN evinbox.inbox.backoff IS 'Wait after the first failure; doubles with each further one';
+COMMENT ON COLUMN evinbox.inbox.timeout IS 'Longest time for one event in the worker; 0 for no limit';
+COMMENT ON COLUMN evinbox.inbox.batch_size IS 'Most events that one transaction handles';
+COMMENT ON COLUMN evinbox.inbox.id IS 'Set by evinbox; stays when the inbox is renamed';
+COMMENT ON COLUMN evinbox.inbox.search_path IS 'The search_path of the rule''s writing, in force when it runs; set by evinbox';
+
+CREATE TABLE evinbox.delivery (
+	inbox text COLLATE "C" NOT NULL,
+	event_id bigint NOT NULL,
+	state text COLLATE "C" NOT NULL,
+	attempts integer NOT NULL,
+	next_at timestamptz,
+	last_error text,
+	last_sqlstate text COLLATE "C",
+	error_context text,
+	created_at timestamptz NOT NULL,
+	updated_at timestamptz NOT NULL,
+	CONSTRAINT delivery_pkey PRIMARY KEY (inbox, event_id),
+	CONSTRAINT delivery_inbox_fkey FOREIGN KEY (inbox) REFERENCES evinbox.inbox
+		ON UPDATE CASCADE ON DELETE CASCADE,
+	CONSTRAINT delivery_state_check CHECK (state IN ('retry', 'dead')),
+	CONSTRAINT delivery_next_at_check CHECK ((state = 'retry') = (next_at IS NOT NULL))
+);
+
+CREATE INDEX delivery_state_idx ON evinbox.delivery (inbox, state, updated_at);
+CREATE INDEX delivery_due_idx ON evinbox.delivery (inbox, next_at) WHERE state = 'retry';
+
+COMMENT ON TABLE evinbox.delivery IS 'Events that an inbox could not handle, yet or at all; plain success leaves no row';
+COMMENT ON COLUMN evinbox.delivery.state IS '''retry'': will be tried again at next_at; ''dead'': given up';
+COMMENT ON COLUMN evinbox.delivery.error_context IS 'Where the error happened: the call stack of the handler';
+
+------------------------------------------------------------------------------
+-- The engine's own tables
+------------------------------------------------------------------------------
+
+-- One row for each event of a transaction. A segment is chosen by the
+-- transaction's own xid, and truncated when every cursor is past its rows.
+CREATE TABLE evinbox_internal.outbox_0 (xid xid8 NOT NULL, event_id bigint NOT NULL);
+CREATE TABLE evinbox_internal.outbox_1 (xid xid8 NOT NULL, event_id bigint NOT NULL);
+CREATE TABLE evinbox_internal.outbox_2 (xid xid8 NOT NULL, event_id bigint NOT NULL);
+CREATE TABLE evinbox_internal.outbox_3 (xid xid8 NOT NULL, event_id bigint NOT NULL);
+CREATE INDEX outbox_0_idx ON evinbox_internal.outbox_0 (xid, event_id);
+CREATE INDEX outbox_1_idx ON evinbox_internal.outbox_1 (xid, event_id);
+CREATE INDEX outbox_2_idx ON evinbox_internal.outbox_2 (xid, event_id);
+CREATE INDEX outbox_3_idx ON evinbox_internal.outbox_3 (xid, event_id);
+
+-- How far each inbox has come: its newest row counts. Everything visible in
+-- "done" is handled, and what "taking" sees beyond it up to "position".
+CREATE TABLE evinbox_internal.cursor_0 (
+	inbox_id integer NOT NULL,
+	seq bigint NOT NULL,
+	done pg_snapshot NOT NULL,
+	taking pg_snapshot,
+	position bigint,
+	dispatched_at timestamptz
+);
+CREATE TABLE evinbox_internal.cursor_1 (LIKE evinbox_internal.cursor_0);
+CREATE INDEX cursor_0_idx ON evinbox_internal.cursor_0 (inbox_id, seq);
+CREATE INDEX cursor_1_idx ON evinbox_internal.cursor_1 (inbox_id, seq);
+CREATE SEQUENCE evinbox_internal.cursor_seq;
+
+-- Inboxes whose rule cannot run as it stands, and why.
+CREATE TABLE evinbox_internal.halt (
+	inbox_id integer NOT NULL,
+	reason text NOT NULL,
+	halted_at timestamptz NOT NULL,
+	CONSTRAINT halt_pkey PRIMARY KEY (inbox_id),
+	CONSTRAINT halt_inbox_fkey FOREIGN KEY (inbox_id) REFERENCES evinbox.inbox (id)
+		ON DELETE CASCADE
+);
+
+------------------------------------------------------------------------------
+-- Recording
+------------------------------------------------------------------------------
+
+CREATE FUNCTION evinbox.record_event(
+	subject_type text, subject_id text, action text,
+	actor text DEFAULT NULL, metadata jsonb DEFAULT '{}',
+	throttle interval DEFAULT NULL, throttle_by text DEFAULT 'subject',
+	snapshot jsonb DEFAULT NULL, scope text DEFAULT NULL,
+	occurred_at timestamptz DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_record_event'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox.record_event(
+	subject_type text, subject_id bigint, action text,
+	actor text DEFAULT NULL, metadata jsonb DEFAULT '{}',
+	throttle interval DEFAULT NULL, throttle_by text DEFAULT 'subject',
+	snapshot jsonb DEFAULT NULL, scope text DEFAULT NULL,
+	occurred_at timestamptz DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_record_event_int8'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox.record_event(
+	subject_type text, subject_id uuid, action text,
+	actor text DEFAULT NULL, metadata jsonb DEFAULT '{}',
+	throttle interval DEFAULT NULL, throttle_by text DEFAULT 'subject',
+	snapshot jsonb DEFAULT NULL, scope text DEFAULT NULL,
+	occurred_at timestamptz DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_record_event_uuid'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION evinbox.record_event(text, text, text, text, jsonb, interval, text, jsonb, text, timestamptz)
+	IS 'Records an event and returns its id, or NULL if it was throttled';
+COMMENT ON FUNCTION evinbox.record_event(text, bigint, text, text, jsonb, interval, text, jsonb, text, timestamptz)
+	IS 'Records an event and returns its id, or NULL if it was throttled';
+COMMENT ON FUNCTION evinbox.record_event(text, uuid, text, text, jsonb, interval, text, jsonb, text, timestamptz)
+	IS 'Records an event and returns its id, or NULL if it was throttled';
+
+CREATE FUNCTION evinbox_internal.event_before_insert() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_event_before_insert'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.event_after_insert() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_event_after_insert'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.event_refuse_change() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_event_refuse_change'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE TRIGGER event_before_insert BEFORE INSERT ON evinbox.event
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.event_before_insert();
+CREATE TRIGGER event_after_insert AFTER INSERT ON evinbox.event
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.event_after_insert();
+
+-- The statement's trigger answers also where no row matches; the rows' one is
+-- inherited by the partitions; neither yields to session_replication_role.
+CREATE TRIGGER event_refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON evinbox.event
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.event_refuse_change();
+CREATE TRIGGER event_refuse_row_change BEFORE UPDATE OR DELETE ON evinbox.event
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.event_refuse_change();
+ALTER TABLE evinbox.event ENABLE ALWAYS TRIGGER event_refuse_change;
+ALTER TABLE evinbox.event ENABLE ALWAYS TRIGGER event_refuse_row_change;
+
+-- Partitions are made ahead of need; what no partition takes goes to the
+-- default one, so that recording never fails for the lack of a partition.
+CREATE FUNCTION evinbox_internal.make_partition() RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_make_partition'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE TABLE evinbox_internal.event_default PARTITION OF evinbox.event DEFAULT;
+CREATE TRIGGER event_refuse_truncate BEFORE TRUNCATE ON evinbox_internal.event_default
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.event_refuse_change();
+ALTER TABLE evinbox_internal.event_default ENABLE ALWAYS TRIGGER event_refuse_truncate;
+SELECT evinbox_internal.make_partition();
+
+------------------------------------------------------------------------------
+-- Rules
+------------------------------------------------------------------------------
+
+CREATE FUNCTION evinbox_internal.inbox_check() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_inbox_check'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.inbox_changed() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_inbox_changed'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE TRIGGER inbox_check BEFORE INSERT OR UPDATE ON evinbox.inbox
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.inbox_check();
+CREATE TRIGGER inbox_changed AFTER INSERT OR UPDATE OR DELETE ON evinbox.inbox
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.inbox_changed();
+CREATE TRIGGER inbox_truncated AFTER TRUNCATE ON evinbox.inbox
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.inbox_changed();
+
+CREATE FUNCTION evinbox.run(inbox text DEFAULT NULL, max_events integer DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_run'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.run(text, integer)
+	IS 'Dispatches here and now, in this transaction: one inbox, or all live ones of the caller; returns how many events were handled';
+
+CREATE FUNCTION evinbox.schedule(inbox text, schedule text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_schedule'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.schedule(text, text)
+	IS 'Has pg_cron call run(inbox) on a schedule; returns the job''s id';
+
+CREATE FUNCTION evinbox.unschedule(inbox text) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_unschedule'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.unschedule(text)
+	IS 'Takes back schedule(inbox, ...)';
+
+------------------------------------------------------------------------------
+-- How it goes
+------------------------------------------------------------------------------
+
+CREATE FUNCTION evinbox_internal.inbox_progress(
+	inbox_id integer, OUT lag_events bigint, OUT lag interval, OUT last_dispatch timestamptz)
+AS 'MODULE_PATHNAME', 'evinbox_inbox_progress'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.workers(
+	OUT kind text, OUT database_id oid, OUT owner_id oid, OUT pid integer, OUT state text,
+	OUT started_at timestamptz, OUT starts bigint, OUT next_start_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'evinbox_workers'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+-- Counting stops at 10,000 rows: a status must not cost more as things get worse.
+CREATE VIEW evinbox.inbox_status AS
+SELECT i.name,
+	i.owner,
+	CASE
+		WHEN NOT i.enabled THEN 'paused'
+		WHEN h.inbox_id IS NOT NULL THEN 'halted'
+		WHEN i.dispatch = 'scheduled' THEN 'scheduled'
+		WHEN w.running THEN 'running'
+		ELSE 'no worker'
+	END AS state,
+	p.lag_events,
+	p.lag,
+	p.last_dispatch,
+	(SELECT pg_catalog.count(*)
+		FROM (SELECT FROM evinbox.delivery d
+			WHERE d.inbox = i.name AND d.state = 'retry' LIMIT 10000) AS x) AS retrying,
+	(SELECT pg_catalog.count(*)
+		FROM (SELECT FROM evinbox.delivery d
+			WHERE d.inbox = i.name AND d.state = 'dead' LIMIT 10000) AS x) AS dead,
+	COALESCE(h.reason, l.last_error) AS last_error,
+	COALESCE(h.halted_at, l.updated_at) AS last_error_at
+FROM evinbox.inbox i
+	LEFT JOIN evinbox_internal.halt h ON h.inbox_id = i.id
+	CROSS JOIN LATERAL evinbox_internal.inbox_progress(i.id) p
+	LEFT JOIN LATERAL (
+		SELECT d.last_error, d.updated_at
+		FROM (VALUES ('retry'), ('dead')) AS s (state)
+			CROSS JOIN LATERAL (
+				SELECT d1.last_error, d1.updated_at
+				FROM evinbox.delivery d1
+				WHERE d1.inbox = i.name AND d1.state = s.state
+				ORDER BY d1.updated_at DESC LIMIT 1) d
+		ORDER BY d.updated_at DESC LIMIT 1) l ON true
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.count(*) > 0 AS running
+		FROM evinbox_internal.workers() k
+			JOIN pg_catalog.pg_roles r ON r.oid = k.owner_id
+			JOIN pg_catalog.pg_database b ON b.oid = k.database_id
+		WHERE k.kind = 'runner' AND k.state = 'running'
+			AND r.rolname = i.owner AND b.datname = pg_catalog.current_database()) w;
+
+COMMENT ON VIEW evinbox.inbox_status IS 'Each inbox: its state, how far it is behind, what fails';
+COMMENT ON COLUMN evinbox.inbox_status.state IS 'running, scheduled, paused, halted (the rule cannot work; see last_error) or no worker';
+COMMENT ON COLUMN evinbox.inbox_status.lag_events IS 'Committed events that the inbox has not looked at yet; an estimate from 10,000 on';
+COMMENT ON COLUMN evinbox.inbox_status.lag IS 'Age of the oldest of these; 0 if there is none';
+COMMENT ON COLUMN evinbox.inbox_status.last_dispatch IS 'When it last handled an event';
+COMMENT ON COLUMN evinbox.inbox_status.retrying IS 'Events that failed and will be tried again; 10000 stands for that many or more';
+COMMENT ON COLUMN evinbox.inbox_status.dead IS 'Dead letters; 10000 stands for that many or more';
+COMMENT ON COLUMN evinbox.inbox_status.last_error IS 'Why the inbox is halted, else its newest failure that is still open';
+
+CREATE VIEW evinbox.dead_letter AS
+SELECT d.inbox,
+	d.event_id,
+	e.subject_type,
+	e.subject_id,
+	e.action,
+	e.actor,
+	e.metadata,
+	e.recorded_at,
+	d.attempts,
+	d.last_error,
+	d.last_sqlstate,
+	d.error_context,
+	d.created_at AS first_failed_at,
+	d.updated_at AS died_at
+FROM evinbox.delivery d
+	LEFT JOIN evinbox.event e ON e.id = d.event_id
+WHERE d.state = 'dead';
+COMMENT ON VIEW evinbox.dead_letter IS 'Events that an inbox has given up on, with the error';
+
+CREATE VIEW evinbox.worker_status AS
+SELECT k.kind,
+	b.datname AS database,
+	r.rolname AS owner,
+	k.pid,
+	k.state,
+	k.started_at,
+	k.starts,
+	k.next_start_at
+FROM evinbox_internal.workers() k
+	LEFT JOIN pg_catalog.pg_database b ON b.oid = k.database_id
+	LEFT JOIN pg_catalog.pg_roles r ON r.oid = k.owner_id;
+COMMENT ON VIEW evinbox.worker_status IS 'The background workers of evinbox in this server, wanted and running';
+COMMENT ON COLUMN evinbox.worker_status.state IS 'starting, running, stopping, or waiting (for next_start_at, after a failure)';
+COMMENT ON COLUMN evinbox.worker_status.starts IS 'How often it was started since the server''s start';
+
+------------------------------------------------------------------------------
+-- Coming and going
+------------------------------------------------------------------------------
+
+-- The launcher finds databases by a setting in the shared catalogs.
+CREATE FUNCTION evinbox_internal.register_database() RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_register_database'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+SELECT evinbox_internal.register_database();
+
+-- Loads the library, whose hook takes the registration back, into a session
+-- that is about to drop the extension without having used it.
+CREATE FUNCTION evinbox_internal.before_drop() RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'evinbox_before_drop'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE EVENT TRIGGER evinbox_before_drop ON ddl_command_start
+	WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
+	EXECUTE FUNCTION evinbox_internal.before_drop();
+
+------------------------------------------------------------------------------
+-- Privileges: nothing for PUBLIC
+------------------------------------------------------------------------------
+
+REVOKE ALL ON ALL TABLES IN SCHEMA evinbox, evinbox_internal FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evinbox, evinbox_internal FROM PUBLIC;
+REVOKE ALL ON SCHEMA evinbox, evinbox_internal FROM PUBLIC;

@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		One API for all supported server versions, the newest one's.
+ *
+ * The floor is PostgreSQL 15. PG_VERSION_NUM is tested nowhere else. Each
+ * entry says since which version the server has it, and why we need it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_COMPAT_H
+#define EVI_COMPAT_H
+
+#include "access/xact.h"
+#include "catalog/pg_proc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+/* 16: one object_aclcheck() for all kinds of objects */
+#if PG_VERSION_NUM < 160000
+#define object_aclcheck(classid, objectid, roleid, mode) \
+	pg_proc_aclcheck((objectid), (roleid), (mode))
+#endif
+
+/* 16: likewise object_ownercheck() */
+#if PG_VERSION_NUM < 160000
+#define object_ownercheck(classid, objectid, roleid) \
+	pg_database_ownercheck((objectid), (roleid))
+#endif
+
+/* 16: parsing of names can report errors softly, which we never ask for */
+#if PG_VERSION_NUM < 160000
+#define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
+#endif
+
+/* 17: interval has infinities, which earlier versions cannot express */
+#if PG_VERSION_NUM < 170000
+#define INTERVAL_NOT_FINITE(i) false
+#endif
+
+/* 17: waits of extensions have names in pg_stat_activity */
+#if PG_VERSION_NUM < 170000
+#define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
+#endif
+
+/* 17: a background worker may run as a role that cannot log in */
+#if PG_VERSION_NUM < 170000
+#define EVI_WORKER_NEEDS_LOGIN true
+#define BGWORKER_BYPASS_ROLELOGINCHECK 0
+#else
+#define EVI_WORKER_NEEDS_LOGIN false
+#endif
+
+/* 18: a library can say its name and version */
+#if PG_VERSION_NUM < 180000
+#define EVI_MODULE_MAGIC PG_MODULE_MAGIC
+#else
+#define EVI_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "evinbox", .version = "1.0")
+#endif
+
+#endif							/* EVI_COMPAT_H */

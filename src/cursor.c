@@ -1,0 +1,275 @@
+/*-------------------------------------------------------------------------
+ *
+ * cursor.c
+ *		How far each inbox has come.
+ *
+ * A cursor is stored in the transaction of the effects that it stands for.
+ * It is appended, never updated: an inbox's row with the highest number
+ * counts. The number selects one of two tables, in turns of TURN rows; the
+ * other one is truncated when no inbox has its newest row there. Inboxes
+ * that had nothing to store for a turn are moved on by hand.
+ *
+ * Whoever is about to store an inbox's cursor locks the inbox first, until
+ * the end of the transaction, and then reads the newest row with a snapshot
+ * that is newer than the lock. This alone keeps two from handling the same
+ * events. Readers lock both tables before they take that snapshot, or a
+ * truncation could come between and show them none.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "cursor.h"
+#include "evinbox.h"
+#include "query.h"
+#include "relation.h"
+#include "wakeup.h"
+
+#define TURN 16384
+
+static int	segment_of(int64 seq);
+static EviCursor *read_newest(EviTable segment, int32 inbox_id, Snapshot snapshot, bool seq_only);
+static EviCursor *form_cursor(HeapTuple tuple, TupleDesc desc);
+static List *inbox_ids(Snapshot snapshot);
+
+/* Locks an inbox until the end of the transaction. */
+bool
+evi_cursor_lock(int32 inbox_id, bool wait)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), (Oid) inbox_id, 0);
+	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+
+	/* see the head of this file */
+	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
+		LockRelationOid(evi_relation_oid(EVI_CURSOR + i), AccessShareLock);
+	return true;
+}
+
+/* the newest that the snapshot shows; NULL if there is none */
+EviCursor *
+evi_cursor_read(int32 inbox_id, Snapshot snapshot)
+{
+	EviCursor  *newest = NULL;
+
+	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
+	{
+		EviCursor  *cursor = read_newest(EVI_CURSOR + i, inbox_id, snapshot, false);
+
+		if (cursor && (!newest || cursor->seq > newest->seq))
+			newest = cursor;
+	}
+	return newest;
+}
+
+/* only the number of that one; 0 if there is none */
+int64
+evi_cursor_seq(int32 inbox_id, Snapshot snapshot)
+{
+	int64		seq = 0;
+
+	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
+	{
+		EviCursor  *cursor = read_newest(EVI_CURSOR + i, inbox_id, snapshot, true);
+
+		if (cursor)
+			seq = Max(seq, cursor->seq);
+	}
+	return seq;
+}
+
+/* Stores a cursor and returns its number. The caller has locked the inbox. */
+int64
+evi_cursor_append(int32 inbox_id, const EviCursor *cursor)
+{
+	int64		seq = nextval_internal(evi_relation_oid(EVI_CURSOR_SEQ), false);
+	Datum		values[Natts_cursor] = {0};
+	bool		isnull[Natts_cursor] = {0};
+
+	values[Anum_cursor_inbox_id - 1] = Int32GetDatum(inbox_id);
+	values[Anum_cursor_seq - 1] = Int64GetDatum(seq);
+	values[Anum_cursor_done - 1] = evi_snapshot_to_datum(cursor->done);
+	if (cursor->taking)
+	{
+		values[Anum_cursor_taking - 1] = evi_snapshot_to_datum(cursor->taking);
+		values[Anum_cursor_position - 1] = Int64GetDatum(cursor->position);
+	}
+	isnull[Anum_cursor_taking - 1] = isnull[Anum_cursor_position - 1] = !cursor->taking;
+	values[Anum_cursor_dispatched_at - 1] = TimestampTzGetDatum(cursor->dispatched_at);
+	isnull[Anum_cursor_dispatched_at - 1] = cursor->dispatched_at == 0;
+	evi_relation_insert(EVI_CURSOR + segment_of(seq), values, isnull);
+
+	/* the other table may be emptied now */
+	if (seq % TURN == 0)
+		evi_wakeup_coordinator();
+	return seq;
+}
+
+/* the newest cursors of all inboxes */
+List *
+evi_cursor_all(Snapshot snapshot)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, inbox_ids(snapshot))
+	{
+		EviCursor  *cursor = evi_cursor_read(lfirst_int(lc), snapshot);
+
+		if (cursor)
+			result = lappend(result, cursor);
+	}
+	return result;
+}
+
+/*
+ * Empties the table whose turn it is not, once all inboxes have left it.
+ * Waits for nobody. Returns whether there is something left to do.
+ */
+bool
+evi_cursor_fold(void)
+{
+	int64		next = nextval_internal(evi_relation_oid(EVI_CURSOR_SEQ), false);
+	int			other = 1 - segment_of(next);
+	Oid			relid = evi_relation_oid(EVI_CURSOR + other);
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		empty = RelationGetNumberOfBlocks(rel) == 0;
+	Snapshot	snapshot;
+	ListCell   *lc;
+	bool		left = false;
+
+	table_close(rel, AccessShareLock);
+	if (empty)
+		return false;
+
+	/* a lock that is not to be had means that the inbox is moving by itself */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	foreach(lc, inbox_ids(snapshot))
+	{
+		int32		inbox_id = lfirst_int(lc);
+		EviCursor  *cursor = evi_cursor_read(inbox_id, snapshot);
+		Snapshot	newer;
+
+		if (!cursor || segment_of(cursor->seq) != other)
+			continue;
+		if (!evi_cursor_lock(inbox_id, false))
+		{
+			left = true;
+			continue;
+		}
+		evi_wakeup_runners();
+		newer = RegisterSnapshot(GetLatestSnapshot());
+		cursor = evi_cursor_read(inbox_id, newer);
+		if (cursor && segment_of(cursor->seq) == other)
+			(void) evi_cursor_append(inbox_id, cursor);
+		UnregisterSnapshot(newer);
+	}
+	UnregisterSnapshot(snapshot);
+
+	/*
+	 * Those rows are visible to others only with the truncation, and both at
+	 * once to whoever locks the tables first.
+	 */
+	if (left || !ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return true;
+
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	foreach(lc, inbox_ids(snapshot))
+	{
+		EviCursor  *cursor = evi_cursor_read(lfirst_int(lc), snapshot);
+
+		left |= cursor && segment_of(cursor->seq) == other;
+	}
+	UnregisterSnapshot(snapshot);
+
+	if (!left)
+		evi_query_utility(psprintf("TRUNCATE evinbox_internal.cursor_%d", other));
+	return left;
+}
+
+static int
+segment_of(int64 seq)
+{
+	return (int) (seq / TURN % EVI_CURSOR_SEGMENTS);
+}
+
+static EviCursor *
+read_newest(EviTable segment, int32 inbox_id, Snapshot snapshot, bool seq_only)
+{
+	ScanKeyData key;
+	EviScan		scan;
+	HeapTuple	tuple;
+	EviCursor  *result = NULL;
+
+	ScanKeyInit(&key, Anum_cursor_inbox_id, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(inbox_id));
+	evi_scan_begin(&scan, segment, snapshot, 1, &key);
+	tuple = evi_scan_next(&scan, BackwardScanDirection);
+	if (tuple && seq_only)
+	{
+		bool		isnull;
+
+		result = palloc0(sizeof(EviCursor));
+		result->seq = DatumGetInt64(heap_getattr(tuple, Anum_cursor_seq,
+												 RelationGetDescr(scan.table), &isnull));
+	}
+	else if (tuple)
+		result = form_cursor(tuple, RelationGetDescr(scan.table));
+	evi_scan_end(&scan);
+	return result;
+}
+
+static EviCursor *
+form_cursor(HeapTuple tuple, TupleDesc desc)
+{
+	EviCursor  *cursor = palloc0(sizeof(EviCursor));
+	Datum		values[Natts_cursor];
+	bool		isnull[Natts_cursor];
+
+	heap_deform_tuple(tuple, desc, values, isnull);
+	cursor->seq = DatumGetInt64(values[Anum_cursor_seq - 1]);
+	cursor->done = evi_snapshot_from_datum(values[Anum_cursor_done - 1]);
+	if (!isnull[Anum_cursor_taking - 1])
+	{
+		cursor->taking = evi_snapshot_from_datum(values[Anum_cursor_taking - 1]);
+		cursor->position = DatumGetInt64(values[Anum_cursor_position - 1]);
+	}
+	if (!isnull[Anum_cursor_dispatched_at - 1])
+		cursor->dispatched_at = DatumGetTimestampTz(values[Anum_cursor_dispatched_at - 1]);
+	return cursor;
+}
+
+static List *
+inbox_ids(Snapshot snapshot)
+{
+	EviScan		scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
+	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	{
+		bool		isnull;
+
+		result = lappend_int(result, DatumGetInt32(heap_getattr(tuple, Anum_inbox_id,
+																RelationGetDescr(scan.table),
+																&isnull)));
+	}
+	evi_scan_end(&scan);
+	return result;
+}

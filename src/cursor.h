@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * cursor.h
+ *		How far each inbox has come.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_CURSOR_H
+#define EVI_CURSOR_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "snapshot.h"
+#include "utils/snapshot.h"
+
+/*
+ * Everything that "done" sees is handled. If there is a "taking", then of
+ * what it sees beyond that, the events up to "position" are handled too.
+ */
+typedef struct EviCursor
+{
+	int64		seq;			/* grows with each stored one */
+	EviSnapshot *done;
+	EviSnapshot *taking;		/* may be NULL */
+	int64		position;
+	TimestampTz dispatched_at;	/* of the last handled event; 0 for never */
+} EviCursor;
+
+extern bool evi_cursor_lock(int32 inbox_id, bool wait);
+extern EviCursor *evi_cursor_read(int32 inbox_id, Snapshot snapshot);
+extern int64 evi_cursor_seq(int32 inbox_id, Snapshot snapshot);
+extern int64 evi_cursor_append(int32 inbox_id, const EviCursor *cursor);
+extern List *evi_cursor_all(Snapshot snapshot);
+extern bool evi_cursor_fold(void);
+
+#endif							/* EVI_CURSOR_H */

@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * evinbox.h
+ *		What every module of evinbox may know: names and row layouts.
+ *
+ * The column numbers follow sql/evinbox--1.0.sql; an upgrade script may add
+ * columns at the end of a table, and never renumbers these.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVINBOX_H
+#define EVINBOX_H
+
+#include "postgres.h"
+
+#define EVI_EXTENSION "evinbox"
+#define EVI_SCHEMA "evinbox"
+#define EVI_INTERNAL_SCHEMA "evinbox_internal"
+
+#define Anum_event_id 1
+#define Anum_event_subject_type 2
+#define Anum_event_subject_id 3
+#define Anum_event_action 4
+#define Anum_event_actor 5
+#define Anum_event_scope 6
+#define Anum_event_metadata 7
+#define Anum_event_snapshot 8
+#define Anum_event_batch_id 9
+#define Anum_event_caused_by 10
+#define Anum_event_depth 11
+#define Anum_event_occurred_at 12
+#define Anum_event_recorded_at 13
+#define Natts_event 13
+
+#define Anum_action_subject_type 1
+#define Anum_action_action 2
+#define Anum_action_required 3
+
+#define Anum_inbox_name 1
+#define Anum_inbox_owner 2
+#define Anum_inbox_subject_types 3
+#define Anum_inbox_actions 4
+#define Anum_inbox_condition 5
+#define Anum_inbox_handler 6
+#define Anum_inbox_statement 7
+#define Anum_inbox_config 8
+#define Anum_inbox_enabled 9
+#define Anum_inbox_dispatch 10
+#define Anum_inbox_priority 11
+#define Anum_inbox_max_attempts 12
+#define Anum_inbox_backoff 13
+#define Anum_inbox_timeout 14
+#define Anum_inbox_batch_size 15
+#define Anum_inbox_id 16
+#define Anum_inbox_search_path 17
+
+#define Anum_outbox_xid 1
+#define Anum_outbox_event_id 2
+#define Natts_outbox 2
+
+#define Anum_cursor_inbox_id 1
+#define Anum_cursor_seq 2
+#define Anum_cursor_done 3
+#define Anum_cursor_taking 4
+#define Anum_cursor_position 5
+#define Anum_cursor_dispatched_at 6
+#define Natts_cursor 6
+
+/* for qsort() of event ids */
+static inline int
+evi_compare_ids(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return (left > right) - (left < right);
+}
+
+#endif							/* EVINBOX_H */

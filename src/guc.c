@@ -1,0 +1,94 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *		The settings of evinbox, defined once when the library is loaded.
+ *
+ * The variables stay in here; the others ask for their values.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "guc.h"
+
+static bool enabled = true;
+static bool installed = false;
+static int	max_workers = 32;
+static int	batch_size = 10000;
+static int	partition_size = 10000000;
+static int	segment_xids = 65536;
+
+void
+evi_guc_define(void)
+{
+	DefineCustomBoolVariable("evinbox.enabled",
+							 "Lets background workers dispatch events.",
+							 "Recording and run() work also when it is off.",
+							 &enabled, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("evinbox.installed",
+							 "Set for a database by CREATE EXTENSION, so that the launcher finds it.",
+							 NULL,
+							 &installed, false,
+							 PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.batch_size",
+							"Most events that one transaction handles, whatever the inbox allows.",
+							NULL,
+							&batch_size, 10000, 1, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.partition_size",
+							"Number of event ids in each new partition of evinbox.event.",
+							NULL,
+							&partition_size, 10000000, 1000, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.segment_xids",
+							"Number of transaction ids after which the outbox goes on to its next segment.",
+							"May be changed at any time: readers look at all segments.",
+							&segment_xids, 65536, 16, 1 << 30,
+							PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("evinbox.max_workers",
+								"Most background workers of evinbox beside its launcher.",
+								"They come out of max_worker_processes.",
+								&max_workers, 32, 2, 1024,
+								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("evinbox");
+}
+
+bool
+evi_guc_enabled(void)
+{
+	return enabled;
+}
+
+int
+evi_guc_max_workers(void)
+{
+	return max_workers;
+}
+
+int
+evi_guc_batch_size(void)
+{
+	return batch_size;
+}
+
+int
+evi_guc_partition_size(void)
+{
+	return partition_size;
+}
+
+int
+evi_guc_segment_xids(void)
+{
+	return segment_xids;
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *		The settings of evinbox.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_GUC_H
+#define EVI_GUC_H
+
+extern void evi_guc_define(void);
+
+extern bool evi_guc_enabled(void);
+extern int	evi_guc_max_workers(void);
+extern int	evi_guc_batch_size(void);
+extern int	evi_guc_partition_size(void);
+extern int	evi_guc_segment_xids(void);
+
+#endif							/* EVI_GUC_H */

@@ -1,0 +1,262 @@
+/*-------------------------------------------------------------------------
+ *
+ * inbox.c
+ *		Rules as rows: loading them, and calling what they name.
+ *
+ * A rule is loaded by a direct scan, which needs no grants; what it names is
+ * looked up as its owner, with the search_path that was in force when it was
+ * written. See rule.c for the checks at that time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/regproc.h"
+
+#include "compat.h"
+#include "evinbox.h"
+#include "inbox.h"
+#include "query.h"
+#include "relation.h"
+
+static EviInbox *form_inbox(HeapTuple tuple, TupleDesc desc);
+static int	form_texts(Datum array, bool isnull, text ***texts);
+static int64 interval_ms(Datum interval);
+static int	compare_turns(const ListCell *a, const ListCell *b);
+static bool contains(text **texts, int ntexts, text *value);
+
+/* The rules of an owner, in the order of their turns. */
+List *
+evi_inbox_load(Oid owner, Snapshot snapshot)
+{
+	EviScan		scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
+	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	{
+		EviInbox   *inbox = form_inbox(tuple, RelationGetDescr(scan.table));
+
+		if (inbox->owner == owner)
+			result = lappend(result, inbox);
+	}
+	evi_scan_end(&scan);
+	list_sort(result, compare_turns);
+	return result;
+}
+
+/* NULL if there is none of that name */
+EviInbox *
+evi_inbox_find(const char *name, Snapshot snapshot)
+{
+	ScanKeyData key;
+	EviScan		scan;
+	HeapTuple	tuple;
+	EviInbox   *result = NULL;
+
+	ScanKeyInit(&key, Anum_inbox_name, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(name));
+	evi_scan_begin(&scan, EVI_INBOX, snapshot, 1, &key);
+	tuple = evi_scan_next(&scan, ForwardScanDirection);
+	if (tuple)
+		result = form_inbox(tuple, RelationGetDescr(scan.table));
+	evi_scan_end(&scan);
+	return result;
+}
+
+/* the roles for whose rules there has to be a runner, as a list of OIDs */
+List *
+evi_inbox_live_owners(Snapshot snapshot)
+{
+	EviScan		scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
+	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	{
+		EviInbox   *inbox = form_inbox(tuple, RelationGetDescr(scan.table));
+
+		if (inbox->live && inbox->enabled && OidIsValid(inbox->owner))
+			result = list_append_unique_oid(result, inbox->owner);
+	}
+	evi_scan_end(&scan);
+	return result;
+}
+
+void
+evi_inbox_forget_plan(EviInbox *inbox)
+{
+	if (inbox->plan && inbox->keeps_plan)
+		SPI_freeplan(inbox->plan);
+	inbox->plan = NULL;
+}
+
+/* Is an event of this kind for the inbox, as far as its lists say? */
+bool
+evi_inbox_wants(const EviInbox *inbox, text *subject_type, text *action)
+{
+	return (inbox->nsubject_types < 0 ||
+			contains(inbox->subject_types, inbox->nsubject_types, subject_type)) &&
+		(inbox->nactions < 0 || contains(inbox->actions, inbox->nactions, action));
+}
+
+/*
+ * Looks up what the rule names, as the current user. An error in here is an
+ * error of the rule, not of any event. SPI is connected.
+ */
+void
+evi_inbox_prepare(EviInbox *inbox, EviHandler *handler)
+{
+	Oid			args[2] = {get_rel_type_id(evi_relation_oid(EVI_EVENT)), JSONBOID};
+	List	   *names = stringToQualifiedNameList(inbox->handler, NULL);
+	Oid			function;
+
+	/* the one that takes the configuration, if there are both */
+	handler->nargs = 2;
+	function = LookupFuncName(names, 2, args, true);
+	if (!OidIsValid(function))
+	{
+		handler->nargs = 1;
+		function = LookupFuncName(names, 1, args, true);
+	}
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler function %s(evinbox.event) or %s(evinbox.event, jsonb) does not exist",
+						inbox->handler, inbox->handler)));
+	if (get_func_prokind(function) != PROKIND_FUNCTION || get_func_retset(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("handler \"%s\" is not a plain function", inbox->handler),
+				 errhint("It must be neither a procedure nor an aggregate nor return a set.")));
+	if (object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not execute handler function \"%s\"",
+						GetUserNameFromId(GetUserId(), false), inbox->handler),
+				 errhint("Use GRANT EXECUTE ON FUNCTION.")));
+	fmgr_info(function, &handler->function);
+
+	if (inbox->condition && inbox->plan && !SPI_plan_is_valid(inbox->plan))
+		evi_inbox_forget_plan(inbox);
+	if (inbox->condition && !inbox->plan)
+	{
+		SPIPlanPtr	plan = evi_condition_prepare(inbox->condition);
+
+		if (inbox->keeps_plan)
+			SPI_keepplan(plan);
+		inbox->plan = plan;
+	}
+}
+
+/* Calls the handler for one event; what it returns does not matter. */
+void
+evi_inbox_call(const EviInbox *inbox, EviHandler *handler, Datum event)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+
+	InitFunctionCallInfoData(*fcinfo, &handler->function, handler->nargs, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = event;
+	fcinfo->args[0].isnull = false;
+	fcinfo->args[1].value = inbox->config;
+	fcinfo->args[1].isnull = false;
+	(void) FunctionCallInvoke(fcinfo);
+}
+
+static EviInbox *
+form_inbox(HeapTuple tuple, TupleDesc desc)
+{
+	EviInbox   *inbox = palloc0(sizeof(EviInbox));
+	Datum		values[Anum_inbox_search_path];
+	bool		isnull[Anum_inbox_search_path];
+
+	/* columns that an upgrade has added are not for us */
+	for (int i = 0; i < lengthof(values); i++)
+		values[i] = heap_getattr(tuple, i + 1, desc, &isnull[i]);
+
+	inbox->id = DatumGetInt32(values[Anum_inbox_id - 1]);
+	inbox->name = TextDatumGetCString(values[Anum_inbox_name - 1]);
+	inbox->owner = get_role_oid(NameStr(*DatumGetName(values[Anum_inbox_owner - 1])), true);
+	inbox->nsubject_types = form_texts(values[Anum_inbox_subject_types - 1],
+									   isnull[Anum_inbox_subject_types - 1],
+									   &inbox->subject_types);
+	inbox->nactions = form_texts(values[Anum_inbox_actions - 1],
+								 isnull[Anum_inbox_actions - 1], &inbox->actions);
+	if (!isnull[Anum_inbox_condition - 1])
+		inbox->condition = TextDatumGetCString(values[Anum_inbox_condition - 1]);
+	inbox->handler = TextDatumGetCString(values[Anum_inbox_handler - 1]);
+	inbox->config = JsonbPGetDatum(DatumGetJsonbPCopy(values[Anum_inbox_config - 1]));
+	inbox->enabled = DatumGetBool(values[Anum_inbox_enabled - 1]);
+	inbox->live = strcmp(TextDatumGetCString(values[Anum_inbox_dispatch - 1]), "live") == 0;
+	inbox->priority = DatumGetInt32(values[Anum_inbox_priority - 1]);
+	inbox->max_attempts = DatumGetInt32(values[Anum_inbox_max_attempts - 1]);
+	inbox->backoff_ms = interval_ms(values[Anum_inbox_backoff - 1]);
+	inbox->timeout_ms = interval_ms(values[Anum_inbox_timeout - 1]);
+	inbox->batch_size = DatumGetInt32(values[Anum_inbox_batch_size - 1]);
+	inbox->search_path = TextDatumGetCString(values[Anum_inbox_search_path - 1]);
+	return inbox;
+}
+
+/* returns their number, or -1 for NULL */
+static int
+form_texts(Datum array, bool isnull, text ***texts)
+{
+	Datum	   *elements;
+	int			nelements;
+
+	if (isnull)
+		return -1;
+	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, &nelements);
+	*texts = palloc(sizeof(text *) * Max(nelements, 1));
+	for (int i = 0; i < nelements; i++)
+		(*texts)[i] = DatumGetTextPP(elements[i]);
+	return nelements;
+}
+
+/* months count as 30 days */
+static int64
+interval_ms(Datum interval)
+{
+	Interval   *value = DatumGetIntervalP(interval);
+
+	return (value->month * (int64) DAYS_PER_MONTH + value->day) * SECS_PER_DAY * 1000 +
+		value->time / 1000;
+}
+
+static int
+compare_turns(const ListCell *a, const ListCell *b)
+{
+	const EviInbox *left = lfirst(a);
+	const EviInbox *right = lfirst(b);
+
+	if (left->priority != right->priority)
+		return left->priority < right->priority ? -1 : 1;
+	return strcmp(left->name, right->name);
+}
+
+static bool
+contains(text **texts, int ntexts, text *value)
+{
+	for (int i = 0; i < ntexts; i++)
+		if (VARSIZE_ANY_EXHDR(texts[i]) == VARSIZE_ANY_EXHDR(value) &&
+			memcmp(VARDATA_ANY(texts[i]), VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)) == 0)
+			return true;
+	return false;
+}

@@ -1,0 +1,210 @@
+/*-------------------------------------------------------------------------
+ *
+ * lifecycle.c
+ *		Databases and the extension itself, coming and going.
+ *
+ * Two hooks. Before a command that cannot work beside other sessions in a
+ * database, our workers leave it, until the end of the transaction. When the
+ * extension is dropped, by whatever command, its database is not registered
+ * any more. And a COMMIT PREPARED may have made events visible that another
+ * session recorded long ago.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_db_role_setting.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "compat.h"
+#include "evinbox.h"
+#include "lifecycle.h"
+#include "relation.h"
+#include "shmem.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(evinbox_register_database);
+PG_FUNCTION_INFO_V1(evinbox_before_drop);
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+static object_access_hook_type prev_object_access = NULL;
+
+static void process_utility(PlannedStmt *pstmt, const char *query_string,
+							bool read_only_tree, ProcessUtilityContext context,
+							ParamListInfo params, QueryEnvironment *query_env,
+							DestReceiver *dest, QueryCompletion *qc);
+static void access_object(ObjectAccessType access, Oid class_id, Oid object_id,
+						  int sub_id, void *arg);
+static void prepare_for(Node *statement);
+static void keep_out(const char *database);
+static bool drops_extension(const DropStmt *statement);
+static void set_registered(bool registered);
+
+void
+evi_lifecycle_init(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	prev_object_access = object_access_hook;
+	object_access_hook = access_object;
+}
+
+/* called by the installation script */
+Datum
+evinbox_register_database(PG_FUNCTION_ARGS)
+{
+	set_registered(true);
+	if (!evi_shmem_available())
+		ereport(NOTICE,
+				(errmsg("evinbox is not preloaded, so no background worker dispatches events"),
+				 errhint("Add evinbox to shared_preload_libraries and restart the server, or call evinbox.run().")));
+	PG_RETURN_VOID();
+}
+
+/*
+ * An event trigger whose only purpose is that the library is loaded, and
+ * with it the hooks, when somebody drops the extension.
+ */
+Datum
+evinbox_before_drop(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function can only be called as an event trigger")));
+	PG_RETURN_VOID();
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (evi_shmem_available() && IsUnderPostmaster)
+		prepare_for(pstmt->utilityStmt);
+
+	(prev_process_utility ? prev_process_utility : standard_ProcessUtility)
+		(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+}
+
+static void
+access_object(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+
+	if (access == OAT_DROP && class_id == ExtensionRelationId &&
+		object_id == get_extension_oid(EVI_EXTENSION, true))
+		set_registered(false);
+}
+
+static void
+prepare_for(Node *statement)
+{
+	switch (nodeTag(statement))
+	{
+		case T_DropdbStmt:
+			keep_out(((DropdbStmt *) statement)->dbname);
+			break;
+		case T_AlterDatabaseStmt:
+			keep_out(((AlterDatabaseStmt *) statement)->dbname);
+			break;
+		case T_RenameStmt:
+			if (((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+				keep_out(((RenameStmt *) statement)->subname);
+			break;
+		case T_CreatedbStmt:
+			{
+				ListCell   *lc;
+
+				foreach(lc, ((CreatedbStmt *) statement)->options)
+				{
+					DefElem    *option = lfirst_node(DefElem, lc);
+
+					if (strcmp(option->defname, "template") == 0 && option->arg)
+						keep_out(defGetString(option));
+				}
+				break;
+			}
+		case T_DropStmt:
+			if (drops_extension((DropStmt *) statement))
+			{
+				keep_out(get_database_name(MyDatabaseId));
+
+				/* as whoever records does: this one first, or we deadlock */
+				if (evi_relation_installed())
+					LockRelationOid(evi_relation_oid(EVI_EVENT), AccessExclusiveLock);
+			}
+			break;
+		case T_TransactionStmt:
+			if (((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
+			{
+				evi_wakeup_runners();
+				evi_wakeup_coordinator();
+			}
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+keep_out(const char *name)
+{
+	Oid			database;
+
+	/* the command itself checks who may do what; until then, do no harm */
+	if (!name || !IsTransactionState())
+		return;
+	database = get_database_oid(name, true);
+	if (!OidIsValid(database) || !object_ownercheck(DatabaseRelationId, database, GetUserId()))
+		return;
+
+	evi_wakeup_let_in();
+	evi_shmem_keep_out(database);
+}
+
+static bool
+drops_extension(const DropStmt *statement)
+{
+	ListCell   *lc;
+
+	if (statement->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(lc, statement->objects)
+		if (strcmp(strVal(lfirst(lc)), EVI_EXTENSION) == 0)
+			return true;
+	return false;
+}
+
+/* What the launcher goes by: ALTER DATABASE ... SET evinbox.installed. */
+static void
+set_registered(bool registered)
+{
+	VariableSetStmt *statement = makeNode(VariableSetStmt);
+	A_Const    *on = makeNode(A_Const);
+
+	on->val.sval = *makeString("on");
+	statement->kind = registered ? VAR_SET_VALUE : VAR_RESET;
+	statement->name = "evinbox.installed";
+	statement->args = registered ? list_make1(on) : NIL;
+	AlterSetting(MyDatabaseId, InvalidOid, statement);
+	evi_wakeup_launcher();
+	evi_wakeup_coordinator();
+}

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.h
+ *		The queue of committed events, in segments addressed by xid.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_OUTBOX_H
+#define EVI_OUTBOX_H
+
+#include "snapshot.h"
+#include "utils/snapshot.h"
+
+extern void evi_outbox_add(int64 event_id);
+extern int	evi_outbox_read(const EviSnapshot *lower, const EviSnapshot *upper,
+							Snapshot snapshot, int most, int64 **ids);
+extern void evi_outbox_hold(void);
+extern bool evi_outbox_truncate(void);
+
+#endif							/* EVI_OUTBOX_H */

@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition.c
+ *		Partitions of evinbox.event, made ahead of need.
+ *
+ * A partition takes a range of ids. The next one is made when half of the
+ * newest is used, by attaching a table, which takes no lock that an insert
+ * would have to wait for. Should inserts ever be quicker, the default
+ * partition takes them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "storage/lmgr.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "evinbox.h"
+#include "guc.h"
+#include "partition.h"
+#include "query.h"
+#include "relation.h"
+
+PG_FUNCTION_INFO_V1(evinbox_make_partition);
+
+static void read_bounds(int64 *top, Oid *default_relid);
+static int64 newest_id(void);
+static void make_partition(int64 from, int64 to);
+
+/* called by the installation script, for the first one */
+Datum
+evinbox_make_partition(PG_FUNCTION_ARGS)
+{
+	evi_query_open();
+	make_partition(1, evi_guc_partition_size() + INT64CONST(1));
+	evi_query_close();
+	PG_RETURN_VOID();
+}
+
+/* Makes one if it is time. Returns whether it has to be tried again. */
+bool
+evi_partition_make(void)
+{
+	int64		size = evi_guc_partition_size();
+	int64		newest = newest_id();
+	int64		top;
+	Oid			default_relid;
+
+	read_bounds(&top, &default_relid);
+	if (top - newest > size / 2)
+		return false;
+
+	if (!ConditionalLockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock) ||
+		!ConditionalLockRelationOid(default_relid, AccessExclusiveLock))
+		return true;
+
+	/* leave to the default partition what it has, and what is on its way */
+	if (newest >= top)
+		top = newest + size / 2;
+	make_partition(top, top + size);
+	return false;
+}
+
+/* the lowest id that is beyond all ranges */
+static void
+read_bounds(int64 *top, Oid *default_relid)
+{
+	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	PartitionDesc desc = RelationGetPartitionDesc(event, true);
+	PartitionBoundInfo bounds = desc->boundinfo;
+
+	*top = bounds->ndatums > 0 ? DatumGetInt64(bounds->datums[bounds->ndatums - 1][0]) : 1;
+	*default_relid = bounds->default_index >= 0 ? desc->oids[bounds->default_index] : InvalidOid;
+	table_close(event, AccessShareLock);
+}
+
+static int64
+newest_id(void)
+{
+	int			npartitions;
+	const EviPartition *partition = evi_relation_partitions(&npartitions);
+	Snapshot	snapshot = GetActiveSnapshot();
+	int64		result = 0;
+
+	for (int i = 0; i < npartitions; i++)
+	{
+		EviScan		scan;
+		HeapTuple	tuple;
+		bool		isnull;
+
+		evi_scan_begin_index(&scan, partition[i].relid, partition[i].index[EVI_EVENT_BY_ID],
+							 snapshot, 0, NULL);
+		tuple = evi_scan_next(&scan, BackwardScanDirection);
+		if (tuple)
+			result = Max(result, DatumGetInt64(heap_getattr(tuple, Anum_event_id,
+															RelationGetDescr(scan.table),
+															&isnull)));
+		evi_scan_end(&scan);
+	}
+	return result;
+}
+
+static void
+make_partition(int64 from, int64 to)
+{
+	char	   *name = psprintf("evinbox_internal.event_" INT64_FORMAT, from);
+
+	evi_query_utility(psprintf("CREATE TABLE %s (LIKE evinbox.event"
+							   " INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES"
+							   " INCLUDING STORAGE)", name));
+	evi_query_utility(psprintf("ALTER TABLE evinbox.event ATTACH PARTITION %s"
+							   " FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
+							   name, from, to));
+	evi_query_utility(psprintf("CREATE TRIGGER event_refuse_truncate BEFORE TRUNCATE ON %s"
+							   " FOR EACH STATEMENT"
+							   " EXECUTE FUNCTION evinbox_internal.event_refuse_change()", name));
+	evi_query_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER event_refuse_truncate", name));
+
+	/* the installation script owns whatever it makes */
+	if (!creating_extension)
+		evi_query_utility(psprintf("ALTER EXTENSION %s ADD TABLE %s", EVI_EXTENSION, name));
+}

@@ -1,0 +1,314 @@
+/*-------------------------------------------------------------------------
+ *
+ * record.c
+ *		SQL entry points of recording: record_event(), and the triggers that
+ *		make INSERT and COPY do the same.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "event.h"
+#include "evinbox.h"
+#include "outbox.h"
+#include "query.h"
+
+/* advisory locks of users have 1 or 2 here, so ours never meet them */
+#define THROTTLE_LOCK_FIELD 3
+
+/* arguments of record_event(), the same for all kinds of subject ids */
+enum
+{
+	ARG_SUBJECT_TYPE,
+	ARG_SUBJECT_ID,
+	ARG_ACTION,
+	ARG_ACTOR,
+	ARG_METADATA,
+	ARG_THROTTLE,
+	ARG_THROTTLE_BY,
+	ARG_SNAPSHOT,
+	ARG_SCOPE,
+	ARG_OCCURRED_AT
+};
+
+PG_FUNCTION_INFO_V1(evinbox_record_event);
+PG_FUNCTION_INFO_V1(evinbox_record_event_int8);
+PG_FUNCTION_INFO_V1(evinbox_record_event_uuid);
+PG_FUNCTION_INFO_V1(evinbox_event_before_insert);
+PG_FUNCTION_INFO_V1(evinbox_event_after_insert);
+PG_FUNCTION_INFO_V1(evinbox_event_refuse_change);
+
+static Datum record_event(FunctionCallInfo fcinfo, PGFunction id_out);
+static bool is_throttled(const EviEventKey *key, Interval *throttle);
+static bool throttles_by_actor(text *throttle_by);
+static TimestampTz throttle_start(Interval *throttle);
+static void lock_key(const EviEventKey *key, LOCKTAG *tag);
+static uint64 hash_text(text *value, uint64 seed);
+static int64 insert_event(FunctionCallInfo fcinfo, text *subject_id);
+static void check_trigger(FunctionCallInfo fcinfo);
+
+Datum
+evinbox_record_event(PG_FUNCTION_ARGS)
+{
+	return record_event(fcinfo, NULL);
+}
+
+Datum
+evinbox_record_event_int8(PG_FUNCTION_ARGS)
+{
+	return record_event(fcinfo, int8out);
+}
+
+Datum
+evinbox_record_event_uuid(PG_FUNCTION_ARGS)
+{
+	return record_event(fcinfo, uuid_out);
+}
+
+/* BEFORE INSERT FOR EACH ROW: refuses what is wrong, fills what is ours */
+Datum
+evinbox_event_before_insert(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	desc;
+	HeapTuple	tuple;
+	Datum		values[Natts_event];
+	bool		isnull[Natts_event];
+	int			replaced[5];
+	Datum		replacement[5];
+	bool		replacement_isnull[5] = {0};
+	int			n = 0;
+	int16		cause_depth;
+	int64		cause_id = evi_event_cause(&cause_depth);
+	TimestampTz now = GetCurrentTimestamp();
+	Jsonb	   *metadata = NULL;
+
+	check_trigger(fcinfo);
+	tuple = trigger->tg_trigtuple;
+	desc = RelationGetDescr(trigger->tg_relation);
+	heap_deform_tuple(tuple, desc, values, isnull);
+
+#define TEXT_OR_NULL(attno) \
+	(isnull[(attno) - 1] ? NULL : DatumGetTextPP(values[(attno) - 1]))
+
+	if (!isnull[Anum_event_metadata - 1])
+		metadata = DatumGetJsonbP(values[Anum_event_metadata - 1]);
+	evi_event_check(TEXT_OR_NULL(Anum_event_subject_type),
+					TEXT_OR_NULL(Anum_event_subject_id),
+					TEXT_OR_NULL(Anum_event_action), metadata);
+	evi_event_check_action(TEXT_OR_NULL(Anum_event_subject_type),
+						   TEXT_OR_NULL(Anum_event_action), metadata);
+
+#define REPLACE(attno, value, is_null) \
+	(replaced[n] = (attno), replacement[n] = (value), replacement_isnull[n] = (is_null), n++)
+
+	REPLACE(Anum_event_recorded_at, TimestampTzGetDatum(now), false);
+	REPLACE(Anum_event_caused_by, Int64GetDatum(cause_id), cause_id == 0);
+	REPLACE(Anum_event_depth, Int16GetDatum(cause_id == 0 ? 0 : cause_depth + 1), false);
+	if (isnull[Anum_event_occurred_at - 1])
+		REPLACE(Anum_event_occurred_at, TimestampTzGetDatum(now), false);
+	if (!metadata)
+		REPLACE(Anum_event_metadata, DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")), false);
+
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, n, replaced,
+													 replacement, replacement_isnull));
+}
+
+/* AFTER INSERT FOR EACH ROW: what the dispatch starts from */
+Datum
+evinbox_event_after_insert(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	bool		isnull;
+
+	check_trigger(fcinfo);
+	evi_outbox_add(DatumGetInt64(heap_getattr(trigger->tg_trigtuple, Anum_event_id,
+											  RelationGetDescr(trigger->tg_relation),
+											  &isnull)));
+	return PointerGetDatum(NULL);
+}
+
+/* BEFORE UPDATE OR DELETE OR TRUNCATE */
+Datum
+evinbox_event_refuse_change(PG_FUNCTION_ARGS)
+{
+	check_trigger(fcinfo);
+	ereport(ERROR,
+			(errcode(ERRCODE_RESTRICT_VIOLATION),
+			 errmsg("evinbox.event is append-only"),
+			 errdetail("An event is a fact, and inboxes may have acted on it."),
+			 errhint("Record another event that corrects or revokes this one.")));
+	return PointerGetDatum(NULL);
+}
+
+static Datum
+record_event(FunctionCallInfo fcinfo, PGFunction id_out)
+{
+	EviEventKey key = {0};
+	Jsonb	   *metadata = NULL;
+
+	if (!PG_ARGISNULL(ARG_SUBJECT_TYPE))
+		key.subject_type = PG_GETARG_TEXT_PP(ARG_SUBJECT_TYPE);
+	if (!PG_ARGISNULL(ARG_SUBJECT_ID))
+		key.subject_id = id_out ?
+			cstring_to_text(DatumGetCString(DirectFunctionCall1(id_out, PG_GETARG_DATUM(ARG_SUBJECT_ID)))) :
+			PG_GETARG_TEXT_PP(ARG_SUBJECT_ID);
+	if (!PG_ARGISNULL(ARG_ACTION))
+		key.action = PG_GETARG_TEXT_PP(ARG_ACTION);
+	if (!PG_ARGISNULL(ARG_ACTOR))
+		key.actor = PG_GETARG_TEXT_PP(ARG_ACTOR);
+	if (!PG_ARGISNULL(ARG_METADATA))
+		metadata = PG_GETARG_JSONB_P(ARG_METADATA);
+
+	/* also for a suppressed call, which no trigger sees */
+	evi_event_check(key.subject_type, key.subject_id, key.action, metadata);
+	key.with_actor = throttles_by_actor(PG_ARGISNULL(ARG_THROTTLE_BY) ? NULL :
+										PG_GETARG_TEXT_PP(ARG_THROTTLE_BY));
+
+	if (!PG_ARGISNULL(ARG_THROTTLE) && is_throttled(&key, PG_GETARG_INTERVAL_P(ARG_THROTTLE)))
+		PG_RETURN_NULL();
+
+	PG_RETURN_INT64(insert_event(fcinfo, key.subject_id));
+}
+
+/*
+ * Has an event with this key been recorded within the interval? If not, the
+ * key is locked until the end of the transaction, so that there is at most
+ * one. The probe after the lock needs a snapshot of its own: whoever held the
+ * lock before us has committed since ours was taken, and at REPEATABLE READ
+ * the transaction's snapshot would never show it.
+ */
+static bool
+is_throttled(const EviEventKey *key, Interval *throttle)
+{
+	LOCKTAG		tag;
+	bool		result;
+
+	if (evi_event_recorded_since(key, throttle_start(throttle), GetActiveSnapshot()))
+		return true;
+
+	lock_key(key, &tag);
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = evi_event_recorded_since(key, throttle_start(throttle), GetActiveSnapshot());
+	PopActiveSnapshot();
+
+	if (result)
+		LockRelease(&tag, ExclusiveLock, false);
+	return result;
+}
+
+static bool
+throttles_by_actor(text *throttle_by)
+{
+	char	   *by = throttle_by ? text_to_cstring(throttle_by) : "subject";
+
+	if (strcmp(by, "subject") != 0 && strcmp(by, "actor") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unrecognized value for throttle_by: \"%s\"", by),
+				 errhint("Use \"subject\" or \"actor\".")));
+	return by[0] == 'a';
+}
+
+static TimestampTz
+throttle_start(Interval *throttle)
+{
+	Interval	zero = {0};
+
+	if (INTERVAL_NOT_FINITE(throttle))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("throttle must be finite")));
+	if (DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(throttle),
+										  IntervalPGetDatum(&zero))) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("throttle must not be negative"),
+				 errhint("Use null for no throttle.")));
+
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
+												   TimestampTzGetDatum(GetCurrentTimestamp()),
+												   IntervalPGetDatum(throttle)));
+}
+
+static void
+lock_key(const EviEventKey *key, LOCKTAG *tag)
+{
+	uint64		hash = hash_text(key->subject_type, key->with_actor ? 1 : 0);
+
+	hash = hash_text(key->subject_id, hash);
+	hash = hash_text(key->action, hash);
+	if (key->with_actor && key->actor)
+		hash = hash_text(key->actor, hash);
+
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+						 THROTTLE_LOCK_FIELD);
+	(void) LockAcquire(tag, ExclusiveLock, false, false);
+}
+
+static uint64
+hash_text(text *value, uint64 seed)
+{
+	return DatumGetUInt64(hash_any_extended((unsigned char *) VARDATA_ANY(value),
+											VARSIZE_ANY_EXHDR(value), seed));
+}
+
+static int64
+insert_event(FunctionCallInfo fcinfo, text *subject_id)
+{
+	static EviQuery insert = {
+		.sql = "INSERT INTO evinbox.event (subject_type, subject_id, action, actor,"
+		" metadata, snapshot, scope, occurred_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
+		.expected = SPI_OK_INSERT_RETURNING,
+		.nargs = 8,
+		.argtypes = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TEXTOID, TIMESTAMPTZOID},
+	};
+	static const int from[] = {ARG_SUBJECT_TYPE, ARG_SUBJECT_ID, ARG_ACTION, ARG_ACTOR,
+	ARG_METADATA, ARG_SNAPSHOT, ARG_SCOPE, ARG_OCCURRED_AT};
+	Datum		args[lengthof(from)];
+	char		nulls[lengthof(from)];
+	EviSection	section;
+	int64		id;
+	bool		isnull;
+
+	for (int i = 0; i < lengthof(from); i++)
+	{
+		args[i] = PG_GETARG_DATUM(from[i]);
+		nulls[i] = PG_ARGISNULL(from[i]) ? 'n' : ' ';
+	}
+	args[ARG_SUBJECT_ID] = PointerGetDatum(subject_id);
+
+	evi_query_open();
+	evi_section_enter_insert(&section);
+	(void) evi_query_run(&insert, args, nulls, 0);
+	id = DatumGetInt64(evi_query_value(0, 1, &isnull));
+	evi_section_leave(&section);
+	evi_query_close();
+	return id;
+}
+
+static void
+check_trigger(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function can only be called as a trigger")));
+}

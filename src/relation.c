@@ -1,0 +1,292 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.c
+ *		The extension's own tables, by number, and direct access to them.
+ *
+ * Access is direct, by index scans and heap inserts, for three reasons: no
+ * plan can go wrong on a table that was tiny when it was made; the tables
+ * need no grants, and no code of a user can run on the way; and it is quick.
+ *
+ * Their OIDs are looked up once a session, and again after an invalidation
+ * of any of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/partcache.h"
+
+#include "compat.h"
+#include "evinbox.h"
+#include "relation.h"
+
+typedef struct TableName
+{
+	const char *schema;
+	const char *table;
+	const char *index;			/* the one that evi_scan_begin() uses */
+} TableName;
+
+static const TableName names[EVI_TABLES] = {
+	[EVI_EVENT] = {EVI_SCHEMA, "event", NULL},
+	[EVI_ACTION] = {EVI_SCHEMA, "action", "action_pkey"},
+	[EVI_INBOX] = {EVI_SCHEMA, "inbox", "inbox_pkey"},
+	[EVI_DELIVERY] = {EVI_SCHEMA, "delivery", "delivery_pkey"},
+	[EVI_OUTBOX] = {EVI_INTERNAL_SCHEMA, "outbox_0", "outbox_0_idx"},
+	[EVI_OUTBOX + 1] = {EVI_INTERNAL_SCHEMA, "outbox_1", "outbox_1_idx"},
+	[EVI_OUTBOX + 2] = {EVI_INTERNAL_SCHEMA, "outbox_2", "outbox_2_idx"},
+	[EVI_OUTBOX + 3] = {EVI_INTERNAL_SCHEMA, "outbox_3", "outbox_3_idx"},
+	[EVI_CURSOR] = {EVI_INTERNAL_SCHEMA, "cursor_0", "cursor_0_idx"},
+	[EVI_CURSOR + 1] = {EVI_INTERNAL_SCHEMA, "cursor_1", "cursor_1_idx"},
+	[EVI_CURSOR_SEQ] = {EVI_INTERNAL_SCHEMA, "cursor_seq", NULL},
+};
+
+static const char *const event_indexes[EVI_EVENT_INDEXES] = {
+	[EVI_EVENT_BY_ID] = "event_pkey",
+	[EVI_EVENT_BY_SUBJECT] = "event_subject_action_idx",
+	[EVI_EVENT_BY_ACTOR] = "event_actor_subject_action_idx",
+};
+
+/* all of this is void unless valid is set; callbacks clear it at any time */
+static struct
+{
+	bool		valid;
+	bool		callback_registered;
+	MemoryContext context;
+	Oid			table[EVI_TABLES];
+	Oid			index[EVI_TABLES];
+	int			npartitions;	/* default partition last */
+	EviPartition *partition;
+}			cache;
+
+static bool load_cache(bool missing_ok);
+static bool load_tables(void);
+static void load_partitions(void);
+static Oid	find_partition_index(Oid partition, Oid parent_index);
+static void forget_cache(Datum arg, Oid relid);
+
+bool
+evi_relation_installed(void)
+{
+	return load_cache(true);
+}
+
+Oid
+evi_relation_oid(EviTable table)
+{
+	load_cache(false);
+	return cache.table[table];
+}
+
+/* the partitions of evinbox.event, newest ids first and the default one last */
+const EviPartition *
+evi_relation_partitions(int *count)
+{
+	load_cache(false);
+	*count = cache.npartitions;
+	return cache.partition;
+}
+
+/* the one that holds an event */
+const EviPartition *
+evi_relation_partition_of(int64 event_id)
+{
+	Relation	event;
+	PartitionKey key;
+	PartitionDesc desc;
+	Datum		value = Int64GetDatum(event_id);
+	bool		equal = false;
+	int			bound;
+	int			at = -1;
+	Oid			relid = InvalidOid;
+
+	load_cache(false);
+	event = table_open(cache.table[EVI_EVENT], AccessShareLock);
+	key = RelationGetPartitionKey(event);
+	desc = RelationGetPartitionDesc(event, true);
+	bound = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
+										  desc->boundinfo, 1, &value, &equal);
+	at = desc->boundinfo->indexes[bound + 1];
+	if (at < 0)
+		at = desc->boundinfo->default_index;
+	if (at >= 0)
+		relid = desc->oids[at];
+	table_close(event, AccessShareLock);
+
+	for (int i = 0; i < cache.npartitions; i++)
+		if (cache.partition[i].relid == relid)
+			return &cache.partition[i];
+
+	elog(ERROR, "no partition for event " INT64_FORMAT, event_id);
+	return NULL;
+}
+
+/* starts a scan in the order of the table's own index */
+void
+evi_scan_begin(EviScan *scan, EviTable table, Snapshot snapshot, int nkeys, ScanKey keys)
+{
+	load_cache(false);
+	evi_scan_begin_index(scan, cache.table[table], cache.index[table],
+						 snapshot, nkeys, keys);
+}
+
+/*
+ * The keys name columns of the table, not of the index. Text is compared
+ * bytewise, as the columns are declared.
+ */
+void
+evi_scan_begin_index(EviScan *scan, Oid table, Oid index, Snapshot snapshot,
+					 int nkeys, ScanKey keys)
+{
+	scan->table = table_open(table, AccessShareLock);
+	scan->index = index_open(index, AccessShareLock);
+	scan->scan = systable_beginscan_ordered(scan->table, scan->index, snapshot,
+											nkeys, keys);
+}
+
+/* the tuple is good until the next call */
+HeapTuple
+evi_scan_next(EviScan *scan, ScanDirection direction)
+{
+	return systable_getnext_ordered(scan->scan, direction);
+}
+
+void
+evi_scan_end(EviScan *scan)
+{
+	systable_endscan_ordered(scan->scan);
+	index_close(scan->index, AccessShareLock);
+	table_close(scan->table, AccessShareLock);
+}
+
+void
+evi_relation_insert(EviTable table, Datum *values, bool *isnull)
+{
+	Relation	rel;
+	HeapTuple	tuple;
+
+	load_cache(false);
+	rel = table_open(cache.table[table], RowExclusiveLock);
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	CatalogTupleInsert(rel, tuple);
+	heap_freetuple(tuple);
+
+	/* the lock stays until the transaction's end: see outbox.c's truncation */
+	table_close(rel, NoLock);
+}
+
+static bool
+load_cache(bool missing_ok)
+{
+	/* opening tables below may bring invalidations of what was just read */
+	while (!cache.valid)
+	{
+		if (!cache.callback_registered)
+		{
+			CacheRegisterRelcacheCallback(forget_cache, (Datum) 0);
+			cache.callback_registered = true;
+			cache.context = AllocSetContextCreate(TopMemoryContext, "evinbox relations",
+												  ALLOCSET_SMALL_SIZES);
+		}
+
+		AcceptInvalidationMessages();
+		cache.valid = true;
+		if (!load_tables())
+		{
+			cache.valid = false;
+			if (missing_ok)
+				return false;
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("extension \"%s\" is not installed in this database", EVI_EXTENSION),
+					 errhint("Use CREATE EXTENSION %s.", EVI_EXTENSION)));
+		}
+		load_partitions();
+	}
+	return true;
+}
+
+static bool
+load_tables(void)
+{
+	for (int i = 0; i < EVI_TABLES; i++)
+	{
+		Oid			schema = get_namespace_oid(names[i].schema, true);
+
+		cache.table[i] = OidIsValid(schema) ? get_relname_relid(names[i].table, schema) : InvalidOid;
+		cache.index[i] = InvalidOid;
+		if (!OidIsValid(cache.table[i]))
+			return false;
+		if (names[i].index)
+			cache.index[i] = get_relname_relid(names[i].index, schema);
+	}
+	return true;
+}
+
+static void
+load_partitions(void)
+{
+	Relation	event = table_open(cache.table[EVI_EVENT], AccessShareLock);
+	PartitionDesc desc = RelationGetPartitionDesc(event, true);
+	Oid			schema = RelationGetNamespace(event);
+	int			last = desc->nparts - 1;
+	EviPartition *partition;
+
+	cache.npartitions = 0;
+	MemoryContextReset(cache.context);
+	partition = MemoryContextAllocZero(cache.context,
+									   sizeof(EviPartition) * Max(desc->nparts, 1));
+
+	/* a range-partitioned table's are in the order of bounds, default last */
+	for (int i = 0; i <= last; i++)
+	{
+		bool		has_default = desc->boundinfo->default_index == last;
+		int			at = has_default && i == last ? last : (has_default ? last - 1 : last) - i;
+
+		partition[i].relid = desc->oids[at];
+		for (int k = 0; k < EVI_EVENT_INDEXES; k++)
+			partition[i].index[k] =
+				find_partition_index(desc->oids[at],
+									 get_relname_relid(event_indexes[k], schema));
+	}
+	cache.partition = partition;
+	cache.npartitions = desc->nparts;
+	table_close(event, AccessShareLock);
+}
+
+static Oid
+find_partition_index(Oid partition, Oid parent_index)
+{
+	Relation	rel = table_open(partition, AccessShareLock);
+	Oid			result = index_get_partition(rel, parent_index);
+
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* a relcache callback: no look-ups in here */
+static void
+forget_cache(Datum arg, Oid relid)
+{
+	bool		ours = !OidIsValid(relid);
+
+	if (!cache.valid)
+		return;
+	for (int i = 0; i < EVI_TABLES && !ours; i++)
+		ours = cache.table[i] == relid;
+	for (int i = 0; i < cache.npartitions && !ours; i++)
+		ours = cache.partition[i].relid == relid;
+	if (ours)
+		cache.valid = false;
+}

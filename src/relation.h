@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.h
+ *		The extension's own tables, by number, and direct access to them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_RELATION_H
+#define EVI_RELATION_H
+
+#include "access/genam.h"
+#include "access/skey.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+#define EVI_OUTBOX_SEGMENTS 4
+#define EVI_CURSOR_SEGMENTS 2
+
+typedef enum EviTable
+{
+	EVI_EVENT,
+	EVI_ACTION,
+	EVI_INBOX,
+	EVI_DELIVERY,
+	EVI_OUTBOX,					/* EVI_OUTBOX_SEGMENTS of them */
+	EVI_CURSOR = EVI_OUTBOX + EVI_OUTBOX_SEGMENTS,	/* EVI_CURSOR_SEGMENTS */
+	EVI_CURSOR_SEQ = EVI_CURSOR + EVI_CURSOR_SEGMENTS,
+	EVI_TABLES
+} EviTable;
+
+/* which index of evinbox.event, on each of its partitions */
+typedef enum EviEventIndex
+{
+	EVI_EVENT_BY_ID,
+	EVI_EVENT_BY_SUBJECT,
+	EVI_EVENT_BY_ACTOR,
+	EVI_EVENT_INDEXES
+} EviEventIndex;
+
+typedef struct EviPartition
+{
+	Oid			relid;
+	Oid			index[EVI_EVENT_INDEXES];
+} EviPartition;
+
+/* one open scan of a table by an index */
+typedef struct EviScan
+{
+	Relation	table;
+	Relation	index;
+	SysScanDesc scan;
+} EviScan;
+
+extern bool evi_relation_installed(void);
+extern Oid	evi_relation_oid(EviTable table);
+extern const EviPartition *evi_relation_partitions(int *count);
+extern const EviPartition *evi_relation_partition_of(int64 event_id);
+
+extern void evi_scan_begin(EviScan *scan, EviTable table, Snapshot snapshot,
+						   int nkeys, ScanKey keys);
+extern void evi_scan_begin_index(EviScan *scan, Oid table, Oid index, Snapshot snapshot,
+								 int nkeys, ScanKey keys);
+extern HeapTuple evi_scan_next(EviScan *scan, ScanDirection direction);
+extern void evi_scan_end(EviScan *scan);
+extern void evi_relation_insert(EviTable table, Datum *values, bool *isnull);
+
+#endif							/* EVI_RELATION_H */

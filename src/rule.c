@@ -1,0 +1,335 @@
+/*-------------------------------------------------------------------------
+ *
+ * rule.c
+ *		SQL entry points of writing rules: the triggers of evinbox.inbox.
+ *
+ * A rule that cannot work is refused when it is written, by the one who
+ * writes it. It is looked up with the same code that will run it later.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "cursor.h"
+#include "evinbox.h"
+#include "inbox.h"
+#include "outbox.h"
+#include "query.h"
+#include "relation.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(evinbox_inbox_check);
+PG_FUNCTION_INFO_V1(evinbox_inbox_changed);
+
+/* a row of evinbox.inbox as it is to be written */
+typedef struct RuleRow
+{
+	Datum		values[Anum_inbox_search_path];
+	bool		isnull[Anum_inbox_search_path];
+} RuleRow;
+
+static void read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc);
+static char *get_text(const RuleRow *row, int attno);
+static bool same_text(const RuleRow *a, const RuleRow *b, int attno);
+static void check_lists(const RuleRow *row);
+static void check_limits(const RuleRow *row);
+static void check_interval(const RuleRow *row, int attno, const char *name);
+static Oid	check_owner(const RuleRow *row);
+static char *check_code(const RuleRow *row, Oid owner);
+static void check_condition_context(void *arg);
+static void start_cursor(int32 inbox_id);
+
+/* BEFORE INSERT OR UPDATE FOR EACH ROW */
+Datum
+evinbox_inbox_check(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+	bool		is_update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
+	HeapTuple	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
+	RuleRow		new;
+	RuleRow		old;
+	Oid			owner;
+	int			replaced[2] = {Anum_inbox_handler, Anum_inbox_search_path};
+	Datum		replacement[2];
+	bool		replacement_isnull[2] = {false, false};
+
+	read_row(&new, tuple, desc);
+	if (is_update)
+		read_row(&old, trigger->tg_trigtuple, desc);
+
+	if (get_text(&new, Anum_inbox_name)[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name of an inbox must not be empty")));
+	check_lists(&new);
+	check_limits(&new);
+	owner = check_owner(&new);
+
+	/* pausing a rule must not need a rule that works */
+	if (is_update && same_text(&new, &old, Anum_inbox_handler) &&
+		same_text(&new, &old, Anum_inbox_statement) &&
+		same_text(&new, &old, Anum_inbox_condition) &&
+		namestrcmp(DatumGetName(new.values[Anum_inbox_owner - 1]),
+				   NameStr(*DatumGetName(old.values[Anum_inbox_owner - 1]))) == 0)
+	{
+		replacement[0] = old.values[Anum_inbox_handler - 1];
+		replacement[1] = old.values[Anum_inbox_search_path - 1];
+	}
+	else
+	{
+		replacement[0] = CStringGetTextDatum(check_code(&new, owner));
+		replacement[1] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
+	}
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 2, replaced,
+													 replacement, replacement_isnull));
+}
+
+/* AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW, AFTER TRUNCATE */
+Datum
+evinbox_inbox_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+	{
+		bool		isnull;
+
+		start_cursor(DatumGetInt32(heap_getattr(trigger->tg_trigtuple, Anum_inbox_id,
+												RelationGetDescr(trigger->tg_relation),
+												&isnull)));
+	}
+
+	/* whoever has loaded rules hears of it when this commits, however it does */
+	CacheInvalidateRelcache(trigger->tg_relation);
+	evi_wakeup_runners();
+	evi_wakeup_coordinator();
+	return PointerGetDatum(NULL);
+}
+
+static void
+read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc)
+{
+	for (int i = 0; i < lengthof(row->values); i++)
+		row->values[i] = heap_getattr(tuple, i + 1, desc, &row->isnull[i]);
+
+	/* these have a default, and no meaning without a value */
+	for (int i = 0; i < lengthof(row->values); i++)
+		if (row->isnull[i] && TupleDescAttr(desc, i)->attnotnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("\"%s\" of an inbox must not be null",
+							NameStr(TupleDescAttr(desc, i)->attname))));
+}
+
+/* NULL for a null */
+static char *
+get_text(const RuleRow *row, int attno)
+{
+	return row->isnull[attno - 1] ? NULL : TextDatumGetCString(row->values[attno - 1]);
+}
+
+static bool
+same_text(const RuleRow *a, const RuleRow *b, int attno)
+{
+	char	   *left = get_text(a, attno);
+	char	   *right = get_text(b, attno);
+
+	return left && right ? strcmp(left, right) == 0 : left == right;
+}
+
+static void
+check_lists(const RuleRow *row)
+{
+	static const int attnos[] = {Anum_inbox_subject_types, Anum_inbox_actions};
+	static const char *const names[] = {"subject_types", "actions"};
+
+	for (int i = 0; i < lengthof(attnos); i++)
+	{
+		ArrayType  *array;
+
+		if (row->isnull[attnos[i] - 1])
+			continue;
+		array = DatumGetArrayTypeP(row->values[attnos[i] - 1]);
+		if (ARR_NDIM(array) != 1 || array_contains_nulls(array))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s must be a list of at least one name", names[i]),
+					 errhint("Use null for all.")));
+	}
+}
+
+static void
+check_limits(const RuleRow *row)
+{
+	static const struct
+	{
+		int			attno;
+		const char *name;
+		int			least;
+		int			most;
+	}			limits[] = {
+		{Anum_inbox_max_attempts, "max_attempts", 1, 1000},
+		{Anum_inbox_batch_size, "batch_size", 1, 1000000},
+	};
+	char	   *dispatch = get_text(row, Anum_inbox_dispatch);
+
+	if (strcmp(dispatch, "live") != 0 && strcmp(dispatch, "scheduled") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unrecognized value for dispatch: \"%s\"", dispatch),
+				 errhint("Use \"live\" or \"scheduled\".")));
+
+	for (int i = 0; i < lengthof(limits); i++)
+	{
+		int			value = DatumGetInt32(row->values[limits[i].attno - 1]);
+
+		if (value < limits[i].least || value > limits[i].most)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s must be between %d and %d", limits[i].name,
+							limits[i].least, limits[i].most)));
+	}
+
+	check_interval(row, Anum_inbox_backoff, "backoff");
+	check_interval(row, Anum_inbox_timeout, "timeout");
+}
+
+static void
+check_interval(const RuleRow *row, int attno, const char *name)
+{
+	Datum		value = row->values[attno - 1];
+	Interval	zero = {0};
+	Interval	most = {.month = 12};
+
+	if (DatumGetBool(DirectFunctionCall2(interval_lt, value, IntervalPGetDatum(&zero))) ||
+		DatumGetBool(DirectFunctionCall2(interval_gt, value, IntervalPGetDatum(&most))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 0 and 1 year", name)));
+}
+
+/* The owner must exist, be one of the writer's roles, and fit a worker. */
+static Oid
+check_owner(const RuleRow *row)
+{
+	char	   *name = NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
+	Oid			owner = get_role_oid(name, false);
+	HeapTuple	role;
+	bool		can_login;
+
+	if (!is_member_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be member of role \"%s\" to write a rule for it", name)));
+
+	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	can_login = HeapTupleIsValid(role) && ((Form_pg_authid) GETSTRUCT(role))->rolcanlogin;
+	if (HeapTupleIsValid(role))
+		ReleaseSysCache(role);
+
+	if (EVI_WORKER_NEEDS_LOGIN && !can_login &&
+		strcmp(get_text(row, Anum_inbox_dispatch), "live") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("role \"%s\" cannot log in, so no worker can run its rules", name),
+				 errhint("Use ALTER ROLE ... LOGIN (no password is needed), or dispatch \"scheduled\".")));
+	return owner;
+}
+
+/* Looks up handler and condition; returns the handler's full name. */
+static char *
+check_code(const RuleRow *row, Oid owner)
+{
+	EviInbox	rule = {
+		.name = get_text(row, Anum_inbox_name),
+		.handler = get_text(row, Anum_inbox_handler),
+		.condition = get_text(row, Anum_inbox_condition),
+	};
+	EviHandler	handler;
+	ErrorContextCallback context = {
+		.callback = check_condition_context,
+		.arg = rule.name,
+	};
+	Oid			userid;
+	int			sec_context;
+	Oid			function;
+
+	if (!rule.handler && row->isnull[Anum_inbox_statement - 1])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an inbox needs a handler or a statement")));
+	if (rule.handler && !row->isnull[Anum_inbox_statement - 1])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an inbox cannot have both a handler and a statement")));
+	if (!rule.handler)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("inboxes with a statement are not supported yet"),
+				 errhint("Use a handler function.")));
+
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+
+	/* what counts is what the owner may do; nothing of the rule is executed */
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_RESTRICTED_OPERATION);
+	evi_query_open();
+	evi_inbox_prepare(&rule, &handler);
+	function = handler.function.fn_oid;
+	evi_query_close();
+	SetUserIdAndSecContext(userid, sec_context);
+
+	error_context_stack = context.previous;
+
+	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
+									  get_func_name(function));
+}
+
+static void
+check_condition_context(void *arg)
+{
+	errcontext("inbox \"%s\"", (char *) arg);
+}
+
+/*
+ * A new inbox begins here and now: it sees the events of this transaction,
+ * and of all that are not finished yet. The outbox must not lose those before
+ * others can see the cursor.
+ */
+static void
+start_cursor(int32 inbox_id)
+{
+	EviCursor	cursor = {0};
+	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
+
+	evi_outbox_hold();
+	PushActiveSnapshot(GetLatestSnapshot());
+	cursor.done = evi_snapshot_without(evi_snapshot_active(), xid);
+	PopActiveSnapshot();
+
+	(void) evi_cursor_lock(inbox_id, true);
+	(void) evi_cursor_append(inbox_id, &cursor);
+}

@@ -1,0 +1,392 @@
+/*-------------------------------------------------------------------------
+ *
+ * runner.c
+ *		One process for each owner of live rules in a database: runs them.
+ *
+ * It is connected as that owner, so that the rules have no more rights than
+ * they should, whatever they try. A turn takes one snapshot, opens a window
+ * up to it for every inbox that has finished its former one, and takes each
+ * inbox one batch further. The snapshot is taken while the process has no
+ * transaction id, and after the latch was reset: whatever commits too late
+ * for it sets the latch again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "dispatch.h"
+#include "evinbox.h"
+#include "relation.h"
+#include "wakeup.h"
+#include "worker.h"
+
+#define STORE_MS 1000			/* cursors that moved without effects */
+#define LOCKED_MS 1000			/* retries of an inbox that somebody else has */
+#define MAX_RETRIES 100			/* in one turn of an inbox */
+
+PGDLLEXPORT void evi_runner_main(Datum arg);
+
+/* lives as long as the process; the rules in a context of their own */
+static MemoryContext runner_context;
+static MemoryContext rules_context;
+static List *inboxes = NIL;		/* of EviProgress, in the order of turns */
+static bool rules_stale = true;
+static Oid	inbox_relid = InvalidOid;
+static TimestampTz store_at = DT_NOEND;
+
+static void forget_rules(Datum arg, Oid relid);
+static bool look(void);
+static void load_rules(Snapshot snapshot);
+static EviProgress *find_progress(List *list, int32 inbox_id);
+static void adopt(EviProgress *progress, EviInbox *inbox);
+static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now);
+static void open_window(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot);
+static EviWindow *find_window(const EviCursor *cursor, const EviSnapshot *upper);
+static bool take_turn(EviProgress *progress);
+static bool take_retries(EviProgress *progress);
+static void store_cursors(void);
+static long time_to_wait(void);
+
+void
+evi_runner_main(Datum arg)
+{
+	Oid			database;
+	Oid			owner;
+	MemoryContext turn_context;
+
+	evi_worker_start(DatumGetInt32(arg), &database, &owner);
+	BackgroundWorkerInitializeConnectionByOid(database, owner, BGWORKER_BYPASS_ROLELOGINCHECK);
+	evi_worker_name("evinbox runner");
+	CacheRegisterRelcacheCallback(forget_rules, (Datum) 0);
+	runner_context = AllocSetContextCreate(TopMemoryContext, "evinbox runner",
+										   ALLOCSET_DEFAULT_SIZES);
+	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
+										  ALLOCSET_DEFAULT_SIZES);
+	turn_context = AllocSetContextCreate(runner_context, "evinbox turn", ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		bool		more = false;
+		ListCell   *lc;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(turn_context);
+		MemoryContextSwitchTo(turn_context);
+
+		if (look())
+		{
+			foreach(lc, inboxes)
+				more |= take_turn(lfirst(lc));
+			foreach(lc, inboxes)
+				more |= take_retries(lfirst(lc));
+			store_cursors();
+			evi_worker_settle();
+		}
+		if (!more)
+			evi_worker_wait(time_to_wait(), "waiting for events");
+	}
+}
+
+/* a relcache callback: the trigger of evinbox.inbox sends this at commit */
+static void
+forget_rules(Datum arg, Oid relid)
+{
+	if (relid == inbox_relid || !OidIsValid(relid))
+		rules_stale = true;
+}
+
+/* Sees what there is. False if there is nothing to see any more. */
+static bool
+look(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Snapshot	snapshot;
+	EviSnapshot *upper;
+
+	pgstat_report_activity(STATE_RUNNING, "looking for events");
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (!evi_relation_installed())
+	{
+		CommitTransactionCommand();
+		proc_exit(0);
+	}
+	MemoryContextSwitchTo(context);
+
+	/* rules that commit before an event does are loaded before it is handled */
+	snapshot = GetTransactionSnapshot();
+	PushActiveSnapshot(snapshot);
+	AcceptInvalidationMessages();
+	if (rules_stale)
+		load_rules(GetActiveSnapshot());
+
+	upper = evi_snapshot_active();
+	open_windows(upper, GetActiveSnapshot(), GetCurrentTimestamp());
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return true;
+}
+
+/* What an inbox has done stays with it. */
+static void
+load_rules(Snapshot snapshot)
+{
+	MemoryContext former_rules = rules_context;
+	MemoryContext context;
+	List	   *former = inboxes;
+	List	   *rules;
+	ListCell   *lc;
+
+	rules_stale = false;
+	inbox_relid = evi_relation_oid(EVI_INBOX);
+	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
+										  ALLOCSET_DEFAULT_SIZES);
+	context = MemoryContextSwitchTo(rules_context);
+	rules = evi_inbox_load(GetUserId(), snapshot);
+	inboxes = NIL;
+	foreach(lc, rules)
+	{
+		EviInbox   *inbox = lfirst(lc);
+		EviProgress *progress = find_progress(former, inbox->id);
+
+		if (progress)
+			former = list_delete_ptr(former, progress);
+		else
+			progress = evi_progress_create(inbox, runner_context);
+		inboxes = lappend(inboxes, progress);
+		if (progress->inbox != inbox)
+			evi_inbox_forget_plan(progress->inbox);
+		adopt(progress, inbox);
+		if (!progress->cursor.done && !evi_progress_read_cursor(progress, snapshot))
+			elog(ERROR, "inbox \"%s\" has no cursor", inbox->name);
+	}
+	MemoryContextSwitchTo(context);
+
+	foreach(lc, former)
+	{
+		EviProgress *progress = lfirst(lc);
+
+		evi_inbox_forget_plan(progress->inbox);
+		evi_progress_free(progress);
+	}
+	MemoryContextDelete(former_rules);
+}
+
+static EviProgress *
+find_progress(List *list, int32 inbox_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		EviProgress *progress = lfirst(lc);
+
+		if (progress->inbox->id == inbox_id)
+			return progress;
+	}
+	return NULL;
+}
+
+/* A changed rule gets a fresh chance. */
+static void
+adopt(EviProgress *progress, EviInbox *inbox)
+{
+	inbox->keeps_plan = true;
+	progress->inbox = inbox;
+	progress->halts = evi_halt_exists(inbox->id) ? Max(progress->halts, 1) : 0;
+	progress->halted_until = 0;
+	progress->limit = 0;
+	progress->retry_at = evi_delivery_next(inbox);
+}
+
+static void
+open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now)
+{
+	ListCell   *lc;
+
+	foreach(lc, inboxes)
+	{
+		EviProgress *progress = lfirst(lc);
+
+		if (progress->inbox->live && progress->inbox->enabled && progress->cursor.done &&
+			progress->halted_until <= now && !evi_progress_has_events(progress))
+			open_window(progress, upper, snapshot);
+	}
+}
+
+/* Inboxes that stand at the same place get the same window. */
+static void
+open_window(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot)
+{
+	EviWindow  *window = find_window(&progress->cursor, upper);
+	bool		again;
+
+	if (!window)
+		window = evi_window_open(&progress->cursor, upper, 0, snapshot, runner_context);
+	evi_window_use(progress, window);
+	if (window->count > 0)
+		return;
+
+	/* nothing there: the cursor moves, but need not be stored for that */
+	again = window->reopened;
+	evi_progress_pass(progress);
+	if (again)
+		open_window(progress, upper, snapshot);
+}
+
+static EviWindow *
+find_window(const EviCursor *cursor, const EviSnapshot *upper)
+{
+	ListCell   *lc;
+
+	if (cursor->taking)
+		return NULL;
+	foreach(lc, inboxes)
+	{
+		EviWindow  *window = ((EviProgress *) lfirst(lc))->window;
+
+		if (window && evi_snapshot_equal(window->lower, cursor->done) &&
+			evi_snapshot_equal(window->upper, upper))
+			return window;
+	}
+	return NULL;
+}
+
+/* One batch. Returns whether there is more to do right now. */
+static bool
+take_turn(EviProgress *progress)
+{
+	int64		handled = 0;
+
+	if (!evi_progress_has_events(progress) || !progress->inbox->enabled ||
+		!progress->inbox->live || progress->halted_until > GetCurrentTimestamp())
+		return false;
+
+	pgstat_report_activity(STATE_RUNNING, progress->inbox->name);
+	switch (evi_dispatch_batch(progress, true, 0, &handled))
+	{
+		case EVI_STEP_DONE:
+
+			/* behind a window of a former life, there may be more already */
+			return evi_progress_has_events(progress) || progress->window->reopened;
+		case EVI_STEP_MOVED:
+			return true;
+
+			/* whoever has it sets our latch at the end */
+		case EVI_STEP_LOCKED:
+		case EVI_STEP_HALTED:
+			break;
+	}
+	return false;
+}
+
+/* Those that are due. Returns whether there are more of them right now. */
+static bool
+take_retries(EviProgress *progress)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+	EviDue	   *due;
+	int			ndue;
+	int64		handled = 0;
+
+	if (progress->retry_at > now || !progress->inbox->enabled || !progress->inbox->live ||
+		progress->halted_until > now)
+		return false;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ndue = evi_delivery_due(progress->inbox, MAX_RETRIES, context, &due);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+
+	for (int i = 0; i < ndue; i++)
+	{
+		EviStep		step = evi_dispatch_retry(progress, true, &due[i], &handled);
+
+		if (step == EVI_STEP_LOCKED)
+			progress->retry_at = TimestampTzPlusMilliseconds(now, LOCKED_MS);
+		if (step == EVI_STEP_LOCKED || step == EVI_STEP_HALTED)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+	}
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	progress->retry_at = evi_delivery_next(progress->inbox);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return progress->retry_at <= now;
+}
+
+/*
+ * Cursors that passed events which were not for their inbox are stored once
+ * in a while: after a crash these events would be passed again, no more.
+ */
+static void
+store_cursors(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, inboxes)
+		any |= ((EviProgress *) lfirst(lc))->unstored;
+	if (!any)
+	{
+		store_at = DT_NOEND;
+		return;
+	}
+	if (store_at == DT_NOEND)
+		store_at = TimestampTzPlusMilliseconds(now, STORE_MS);
+	if (store_at > now)
+		return;
+
+	StartTransactionCommand();
+	foreach(lc, inboxes)
+	{
+		EviProgress *progress = lfirst(lc);
+
+		if (progress->unstored)
+			(void) evi_dispatch_store(progress);
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	store_at = DT_NOEND;
+}
+
+/* until the next thing is due, in milliseconds; -1 if nothing is */
+static long
+time_to_wait(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = store_at;
+	ListCell   *lc;
+
+	foreach(lc, inboxes)
+	{
+		EviProgress *progress = lfirst(lc);
+
+		if (!progress->inbox->enabled || !progress->inbox->live)
+			continue;
+		if (progress->halted_until > now)
+			next = Min(next, progress->halted_until);
+		else
+			next = Min(next, progress->retry_at);
+	}
+	return next == DT_NOEND ? -1 : (long) TimestampDifferenceMilliseconds(now, next) + 1;
+}

@@ -1,0 +1,345 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.c
+ *		What the processes of evinbox share: a table of workers.
+ *
+ * Slot 0 is the launcher's. A coordinator's slot is taken by the launcher, a
+ * runner's by the coordinator of its database; the launcher starts whatever
+ * is wanted, and frees the slot of what is neither wanted nor running.
+ *
+ * One lock protects the table; it is held for a walk over the slots, never
+ * while waiting. Wakers read procno without it, because they are in the way
+ * of every commit: setting the latch of a PGPROC that has changed hands is
+ * harmless, and a worker publishes its procno before its first look, so that
+ * it sees whatever committed before the waker could see the procno.
+ *
+ * All of this exists only if the library was preloaded.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "miscadmin.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "guc.h"
+#include "shmem.h"
+
+#define MAX_KEPT_OUT 16
+#define KEEP_OUT_TIMEOUT_MS 2000
+
+/* a session that needs a database without our workers, until it lets them in */
+typedef struct KeptOut
+{
+	Oid			database;		/* invalid if unused */
+	int			pid;			/* whose wish it is */
+} KeptOut;
+
+typedef struct Shared
+{
+	LWLock	   *lock;
+	pg_atomic_uint32 databases_changed; /* set by anyone, cleared by the launcher */
+	ConditionVariable worker_left;
+	KeptOut		kept_out[MAX_KEPT_OUT]; /* under the lock */
+	EviWorker	worker[FLEXIBLE_ARRAY_MEMBER];
+} Shared;
+
+static Shared *shared = NULL;
+static int	my_slot = -1;
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static void request_shmem(void);
+static void startup_shmem(void);
+static Size shared_size(void);
+static void detach_worker(int code, Datum arg);
+static void forget_wishes(int code, Datum arg);
+static bool database_has_workers(Oid database, int signal);
+
+void
+evi_shmem_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
+}
+
+bool
+evi_shmem_available(void)
+{
+	return shared != NULL;
+}
+
+void
+evi_shmem_lock(bool exclusive)
+{
+	LWLockAcquire(shared->lock, exclusive ? LW_EXCLUSIVE : LW_SHARED);
+}
+
+void
+evi_shmem_unlock(void)
+{
+	LWLockRelease(shared->lock);
+}
+
+int
+evi_shmem_slots(void)
+{
+	return evi_guc_max_workers() + 1;
+}
+
+EviWorker *
+evi_shmem_slot(int slot)
+{
+	return &shared->worker[slot];
+}
+
+/* Marks a worker as wanted, in a slot of its own; false if none is free. */
+bool
+evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner)
+{
+	EviWorker  *vacant = NULL;
+
+	Assert(LWLockHeldByMeInMode(shared->lock, LW_EXCLUSIVE));
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+
+		if (worker->state == EVI_WORKER_FREE)
+		{
+			if (!vacant)
+				vacant = worker;
+		}
+		else if (worker->kind == kind && worker->database == database &&
+				 worker->owner == owner)
+		{
+			worker->wanted = true;
+			return true;
+		}
+	}
+	if (!vacant)
+		return false;
+
+	vacant->kind = kind;
+	vacant->database = database;
+	vacant->owner = owner;
+	vacant->wanted = true;
+	vacant->state = EVI_WORKER_WAITING;
+	vacant->next_start_at = 0;
+	vacant->starts = 0;
+	vacant->failures = 0;
+	return true;
+}
+
+/* Called by a worker as the first thing it does. */
+void
+evi_shmem_attach(int slot)
+{
+	EviWorker  *worker = &shared->worker[slot];
+
+	evi_shmem_lock(true);
+
+	/* the launcher has given us up, and may have asked for another */
+	if (worker->kind != EVI_LAUNCHER && worker->state != EVI_WORKER_STARTING)
+	{
+		evi_shmem_unlock();
+		proc_exit(0);
+	}
+	my_slot = slot;
+	before_shmem_exit(detach_worker, (Datum) 0);
+	worker->pid = MyProcPid;
+	worker->state = EVI_WORKER_RUNNING;
+	worker->started_at = GetCurrentTimestamp();
+	pg_atomic_write_u32(&worker->procno, (uint32) (MyProc - ProcGlobal->allProcs) + 1);
+	evi_shmem_unlock();
+
+	/* it may be unwanted by now */
+	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+}
+
+/* Sets the latches of a database's workers of a kind, or the launcher's. */
+void
+evi_shmem_wake(EviWorkerKind kind, Oid database)
+{
+	for (int i = 0; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+		uint32		procno = pg_atomic_read_u32(&worker->procno);
+
+		if (procno > 0 && worker->kind == kind && worker->database == database)
+			SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+	}
+}
+
+void
+evi_shmem_tell_databases_changed(void)
+{
+	pg_atomic_write_u32(&shared->databases_changed, 1);
+	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+}
+
+/* have they, since the last call? */
+bool
+evi_shmem_databases_changed(void)
+{
+	return pg_atomic_exchange_u32(&shared->databases_changed, 0) != 0;
+}
+
+/*
+ * Ends our workers in a database and keeps new ones out, until this session
+ * ends its transaction or itself: DROP DATABASE and its like refuse to work
+ * beside other sessions. Gives up waiting after a while; the command then
+ * says what it has to say.
+ */
+void
+evi_shmem_keep_out(Oid database)
+{
+	static bool exit_callback_registered = false;
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KEEP_OUT_TIMEOUT_MS);
+	bool		noted = false;
+
+	if (!exit_callback_registered)
+	{
+		before_shmem_exit(forget_wishes, (Datum) 0);
+		exit_callback_registered = true;
+	}
+
+	evi_shmem_lock(true);
+	for (int i = 0; i < MAX_KEPT_OUT && !noted; i++)
+	{
+		if (OidIsValid(shared->kept_out[i].database))
+			continue;
+		shared->kept_out[i].database = database;
+		shared->kept_out[i].pid = MyProcPid;
+		noted = true;
+	}
+	evi_shmem_unlock();
+	if (!noted)
+		return;
+
+	ConditionVariablePrepareToSleep(&shared->worker_left);
+	while (database_has_workers(database, SIGTERM) && GetCurrentTimestamp() < give_up)
+		(void) ConditionVariableTimedSleep(&shared->worker_left, 100,
+										   WaitEventExtensionNew("EvinboxWorkerExit"));
+	ConditionVariableCancelSleep();
+}
+
+/* takes back all of this session's evi_shmem_keep_out() */
+void
+evi_shmem_let_in(void)
+{
+	evi_shmem_lock(true);
+	for (int i = 0; i < MAX_KEPT_OUT; i++)
+		if (shared->kept_out[i].pid == MyProcPid)
+		{
+			shared->kept_out[i].database = InvalidOid;
+			shared->kept_out[i].pid = 0;
+		}
+	evi_shmem_unlock();
+	evi_shmem_tell_databases_changed();
+}
+
+bool
+evi_shmem_kept_out(Oid database)
+{
+	Assert(LWLockHeldByMe(shared->lock));
+	for (int i = 0; i < MAX_KEPT_OUT; i++)
+		if (shared->kept_out[i].database == database)
+			return true;
+	return false;
+}
+
+static void
+request_shmem(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche("evinbox", 1);
+}
+
+static void
+startup_shmem(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("evinbox", shared_size(), &found);
+	if (!found)
+	{
+		memset(shared, 0, shared_size());
+		shared->lock = &(GetNamedLWLockTranche("evinbox"))->lock;
+		pg_atomic_init_u32(&shared->databases_changed, 1);
+		ConditionVariableInit(&shared->worker_left);
+		for (int i = 0; i < evi_shmem_slots(); i++)
+			pg_atomic_init_u32(&shared->worker[i].procno, 0);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static Size
+shared_size(void)
+{
+	return add_size(offsetof(Shared, worker),
+					mul_size(sizeof(EviWorker), evi_shmem_slots()));
+}
+
+/* before_shmem_exit: the slot outlives the worker, for the launcher to see */
+static void
+detach_worker(int code, Datum arg)
+{
+	EviWorker  *worker = &shared->worker[my_slot];
+
+	evi_shmem_lock(true);
+	pg_atomic_write_u32(&worker->procno, 0);
+	worker->pid = 0;
+	worker->state = EVI_WORKER_WAITING;
+	evi_shmem_unlock();
+
+	ConditionVariableBroadcast(&shared->worker_left);
+	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+}
+
+static void
+forget_wishes(int code, Datum arg)
+{
+	evi_shmem_let_in();
+}
+
+/* are there any? and if so, sends them a signal */
+static bool
+database_has_workers(Oid database, int signal)
+{
+	bool		result = false;
+
+	evi_shmem_lock(false);
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+
+		if (worker->database != database ||
+			(worker->state != EVI_WORKER_RUNNING && worker->state != EVI_WORKER_STARTING))
+			continue;
+		result = true;
+
+		/* a worker leaves its slot under the lock, so the pid is still its own */
+		if (worker->pid != 0)
+			kill(worker->pid, signal);
+	}
+	evi_shmem_unlock();
+	return result;
+}

@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *		What the processes of evinbox share: a table of workers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_SHMEM_H
+#define EVI_SHMEM_H
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+
+typedef enum EviWorkerKind
+{
+	EVI_LAUNCHER,
+	EVI_SCOUT,
+	EVI_COORDINATOR,
+	EVI_RUNNER
+} EviWorkerKind;
+
+typedef enum EviWorkerState
+{
+	EVI_WORKER_FREE,			/* the slot is unused */
+	EVI_WORKER_WAITING,			/* to be started, not before next_start_at */
+	EVI_WORKER_STARTING,		/* the postmaster was asked for it */
+	EVI_WORKER_RUNNING
+} EviWorkerState;
+
+/*
+ * A slot. All fields but procno are read and written under the table's lock;
+ * who writes them stands beside them. procno alone is also read without.
+ */
+typedef struct EviWorker
+{
+	EviWorkerKind kind;			/* whoever takes the slot */
+	Oid			database;		/* likewise */
+	Oid			owner;			/* likewise; a runner's role, else invalid */
+	bool		wanted;			/* launcher and coordinator */
+	EviWorkerState state;		/* launcher; the worker itself, coming and going */
+	int			pid;			/* the worker; 0 while it is not there */
+	TimestampTz started_at;		/* the worker */
+	TimestampTz next_start_at;	/* launcher */
+	int64		starts;			/* launcher */
+	int			failures;		/* launcher: exits in a row soon after a start */
+	pg_atomic_uint32 procno;	/* the worker: index of its PGPROC plus one, or 0 */
+} EviWorker;
+
+extern void evi_shmem_init(void);
+extern bool evi_shmem_available(void);
+
+extern void evi_shmem_lock(bool exclusive);
+extern void evi_shmem_unlock(void);
+extern int	evi_shmem_slots(void);
+extern EviWorker *evi_shmem_slot(int slot);
+extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner);
+extern void evi_shmem_attach(int slot);
+
+extern void evi_shmem_wake(EviWorkerKind kind, Oid database);
+extern void evi_shmem_tell_databases_changed(void);
+extern bool evi_shmem_databases_changed(void);
+
+extern void evi_shmem_keep_out(Oid database);
+extern void evi_shmem_let_in(void);
+extern bool evi_shmem_kept_out(Oid database);
+
+#endif							/* EVI_SHMEM_H */

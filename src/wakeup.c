@@ -1,0 +1,93 @@
+/*-------------------------------------------------------------------------
+ *
+ * wakeup.c
+ *		Tells the workers at the end of a transaction what it has changed.
+ *
+ * The latches are set when the transaction's resources have been released.
+ * By then it is visible to others, its locks are free and its invalidation
+ * messages are sent: a worker that wakes finds all of it. A commit callback
+ * would be too early for the latter two.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/resowner.h"
+
+#include "compat.h"
+#include "shmem.h"
+#include "wakeup.h"
+
+/* what to do at commit; void if the transaction aborts */
+static bool wake_runners = false;
+static bool wake_coordinator = false;
+static bool wake_launcher = false;
+
+/* what to do at the end in any case */
+static bool let_in = false;
+
+static void note(bool *what);
+static void end_transaction(ResourceReleasePhase phase, bool is_commit,
+							bool is_top_level, void *arg);
+
+/* there may be work for the runners of this database */
+void
+evi_wakeup_runners(void)
+{
+	note(&wake_runners);
+}
+
+/* there may be work for the coordinator of this database */
+void
+evi_wakeup_coordinator(void)
+{
+	note(&wake_coordinator);
+}
+
+/* a database came or went */
+void
+evi_wakeup_launcher(void)
+{
+	note(&wake_launcher);
+}
+
+/* workers were kept out of a database for this transaction only */
+void
+evi_wakeup_let_in(void)
+{
+	note(&let_in);
+}
+
+static void
+note(bool *what)
+{
+	static bool registered = false;
+
+	if (!evi_shmem_available())
+		return;
+	if (!registered)
+	{
+		RegisterResourceReleaseCallback(end_transaction, NULL);
+		registered = true;
+	}
+	*what = true;
+}
+
+static void
+end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (!is_top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
+		return;
+
+	if (is_commit && wake_runners)
+		evi_shmem_wake(EVI_RUNNER, MyDatabaseId);
+	if (is_commit && wake_coordinator)
+		evi_shmem_wake(EVI_COORDINATOR, MyDatabaseId);
+	if (is_commit && wake_launcher)
+		evi_shmem_tell_databases_changed();
+	if (let_in)
+		evi_shmem_let_in();
+
+	wake_runners = wake_coordinator = wake_launcher = let_in = false;
+}

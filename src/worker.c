@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		What the background workers have in common.
+ *
+ * SIGTERM is die() and ends a worker at its next look for interrupts, also
+ * in a handler; SIGHUP reloads the configuration between two turns. Whatever
+ * a worker cannot deal with ends it, and the launcher starts it again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "worker.h"
+
+/* statistics that are not reported yet are due after so long */
+static long stats_due_ms = 0;
+
+/* The first thing that a worker calls. Tells what its slot says. */
+void
+evi_worker_start(int slot, Oid *database, Oid *owner)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	evi_shmem_attach(slot);
+	BackgroundWorkerUnblockSignals();
+
+	evi_shmem_lock(false);
+	*database = evi_shmem_slot(slot)->database;
+	*owner = evi_shmem_slot(slot)->owner;
+	evi_shmem_unlock();
+}
+
+/* what pg_stat_activity shows; also keeps roles' settings from hurting us */
+void
+evi_worker_name(const char *name)
+{
+	SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_deferrable", "off", PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* effects and cursor are lost together or not at all */
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Sleeps until the latch is set or the time is over; -1 for no limit. */
+void
+evi_worker_wait(long timeout_ms, const char *what)
+{
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	static uint32 wait_event = 0;
+
+	if (stats_due_ms > 0)
+		timeout_ms = timeout_ms < 0 ? stats_due_ms : Min(timeout_ms, stats_due_ms);
+	if (timeout_ms >= 0)
+		events |= WL_TIMEOUT;
+	if (wait_event == 0)
+		wait_event = WaitEventExtensionNew("EvinboxMain");
+
+	pgstat_report_activity(STATE_IDLE, what);
+	if (WaitLatch(MyLatch, events, timeout_ms, wait_event) & WL_TIMEOUT)
+		stats_due_ms = stats_due_ms > 0 ? pgstat_report_stat(true) : 0;
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* after commits: or autovacuum would never see what we write */
+void
+evi_worker_settle(void)
+{
+	stats_due_ms = pgstat_report_stat(false);
+}
