@@ -13,7 +13,11 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tupconvert.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -31,13 +35,20 @@
 /* a batch stops growing here, so that large events do not exhaust memory */
 #define BATCH_MAX_BYTES (16 * 1024 * 1024)
 
+/* ids that are further apart are looked up by themselves */
+#define MAX_GAP 16
+
 static int64 cause_id = 0;
 static int16 cause_depth = 0;
 
 static void check_text(const char *what, text *value);
 static void check_required(text *subject_type, text *action, Datum required, Jsonb *metadata);
 static bool text_equal(text *a, text *b);
-static HeapTuple fetch_event(Relation parent, int64 id, Snapshot snapshot);
+static bool has_only_our_triggers(Relation rel);
+static int	fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot,
+					  EviBatch *batch);
+static int	run_length(const int64 *ids, int count);
+static void add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc);
 
 /* Refuses what can never be an event. NULL stands for a value not given. */
 void
@@ -100,16 +111,52 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 						 allowed.data)));
 }
 
+/*
+ * Is evinbox.event as the extension has made it? Then evi_event_insert() may
+ * be used. Triggers, constraints and columns of others have to be respected.
+ */
+bool
+evi_event_table_is_plain(void)
+{
+	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
+	TupleConstr *constr = RelationGetDescr(parent)->constr;
+	bool		result = RelationGetDescr(parent)->natts == Natts_event &&
+		(!constr || (constr->num_check == 0 && !constr->has_generated_stored)) &&
+		!parent->rd_rel->relrowsecurity && has_only_our_triggers(parent);
+
+	table_close(parent, NoLock);
+	return result;
+}
+
+/* Inserts a complete event but for its id, which is returned. No trigger runs. */
+int64
+evi_event_insert(Datum *values, bool *isnull)
+{
+	int64		id = nextval_internal(evi_relation_oid(EVI_EVENT_SEQ), false);
+	EviPartition partition;
+	Relation	rel;
+	HeapTuple	tuple;
+
+	evi_relation_partition_of(id, &partition);
+	rel = table_open(partition.relid, RowExclusiveLock);
+	values[Anum_event_id - 1] = Int64GetDatum(id);
+	isnull[Anum_event_id - 1] = false;
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	CatalogTupleInsert(rel, tuple);
+	heap_freetuple(tuple);
+	table_close(rel, NoLock);
+	return id;
+}
+
 /* Is there an event with this key that was recorded later than that? */
 bool
 evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot snapshot)
 {
-	int			npartitions;
-	const EviPartition *partition = evi_relation_partitions(&npartitions);
+	EviPartition partition;
 	EviEventIndex which = key->with_actor ? EVI_EVENT_BY_ACTOR : EVI_EVENT_BY_SUBJECT;
 	bool		found = false;
 
-	for (int i = 0; i < npartitions && !found; i++)
+	for (int n = 0; !found && evi_relation_partition(n, &partition); n++)
 	{
 		ScanKeyData keys[5];
 		int			nkeys = 0;
@@ -132,7 +179,7 @@ evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot sna
 					F_TIMESTAMPTZ_GT, TimestampTzGetDatum(since));
 
 		/* the newest matter: an old one in the range is as good, but rarer */
-		evi_scan_begin_index(&scan, partition[i].relid, partition[i].index[which],
+		evi_scan_begin_index(&scan, partition.relid, partition.index[which],
 							 snapshot, nkeys, keys);
 		found = evi_scan_next(&scan, BackwardScanDirection) != NULL;
 		evi_scan_end(&scan);
@@ -141,17 +188,15 @@ evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot sna
 }
 
 /*
- * Fetches events by id, in the order given; those that are not there any
- * more are left out. Stops early where they are large: "fetched" tells how
- * many of the ids have been looked at.
+ * Fetches events by sorted ids; those that are not there any more are left
+ * out. Stops early where they are large: "fetched" tells how many of the ids
+ * have been looked at.
  */
 EviBatch *
 evi_event_fetch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 {
 	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(parent);
 	EviBatch   *batch = palloc0(sizeof(EviBatch));
-	Size		bytes = 0;
 
 	batch->event = palloc(sizeof(Datum) * Max(count, 1));
 	batch->id = palloc(sizeof(int64) * Max(count, 1));
@@ -159,27 +204,10 @@ evi_event_fetch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 	batch->subject_type = palloc(sizeof(text *) * Max(count, 1));
 	batch->action = palloc(sizeof(text *) * Max(count, 1));
 
-	for (*fetched = 0; *fetched < count && bytes < BATCH_MAX_BYTES; (*fetched)++)
-	{
-		int64		id = ids[*fetched];
-		HeapTuple	tuple = fetch_event(parent, id, snapshot);
-		Datum		values[Natts_event];
-		bool		isnull[Natts_event];
-		int			n = batch->count;
+	*fetched = 0;
+	while (*fetched < count && batch->bytes < BATCH_MAX_BYTES)
+		*fetched += fetch_run(parent, ids + *fetched, count - *fetched, snapshot, batch);
 
-		CHECK_FOR_INTERRUPTS();
-		if (!tuple)
-			continue;
-		heap_deform_tuple(tuple, desc, values, isnull);
-		bytes += tuple->t_len;
-
-		batch->event[n] = heap_copy_tuple_as_datum(tuple, desc);
-		batch->id[n] = id;
-		batch->depth[n] = DatumGetInt16(values[Anum_event_depth - 1]);
-		batch->subject_type[n] = DatumGetTextP(values[Anum_event_subject_type - 1]);
-		batch->action[n] = DatumGetTextP(values[Anum_event_action - 1]);
-		batch->count++;
-	}
 	table_close(parent, AccessShareLock);
 	return batch;
 }
@@ -188,15 +216,15 @@ evi_event_fetch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 bool
 evi_event_recorded_at(int64 id, Snapshot snapshot, TimestampTz *recorded_at)
 {
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
-	HeapTuple	tuple = fetch_event(parent, id, snapshot);
+	int			fetched;
+	EviBatch   *batch = evi_event_fetch(&id, 1, snapshot, &fetched);
 	bool		isnull;
 
-	if (tuple)
-		*recorded_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_event_recorded_at,
-														RelationGetDescr(parent), &isnull));
-	table_close(parent, AccessShareLock);
-	return tuple != NULL;
+	if (batch->count == 0)
+		return false;
+	*recorded_at = DatumGetTimestampTz(GetAttributeByNum(DatumGetHeapTupleHeader(batch->event[0]),
+														 Anum_event_recorded_at, &isnull));
+	return true;
 }
 
 void
@@ -255,33 +283,102 @@ text_equal(text *a, text *b)
 		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 }
 
-/* one event, in the layout of the parent; NULL if there is none */
-static HeapTuple
-fetch_event(Relation parent, int64 id, Snapshot snapshot)
+static bool
+has_only_our_triggers(Relation rel)
 {
-	const EviPartition *partition = evi_relation_partition_of(id);
-	ScanKeyData key;
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			strcmp(trigger->tgname, "event_before_insert") != 0 &&
+			strcmp(trigger->tgname, "event_after_insert") != 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Adds the first events of a list to a batch, by one scan of the range of
+ * their ids, as far as these are close together and in one partition. Returns
+ * how many of the list are done with.
+ */
+static int
+fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot, EviBatch *batch)
+{
+	int			length = run_length(ids, count);
+	int			done = 0;
+	EviPartition partition;
+	ScanKeyData keys[2];
 	EviScan		scan;
 	HeapTuple	tuple;
-	HeapTuple	result = NULL;
+	TupleConversionMap *map;
 
-	ScanKeyInit(&key, Anum_event_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	evi_scan_begin_index(&scan, partition->relid, partition->index[EVI_EVENT_BY_ID],
-						 snapshot, 1, &key);
-	tuple = evi_scan_next(&scan, ForwardScanDirection);
-	if (tuple)
+	evi_relation_partition_of(ids[0], &partition);
+	ScanKeyInit(&keys[0], Anum_event_id, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(ids[0]));
+	ScanKeyInit(&keys[1], Anum_event_id, BTLessEqualStrategyNumber, F_INT8LE,
+				Int64GetDatum(ids[length - 1]));
+	evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
+						 snapshot, 2, keys);
+	map = convert_tuples_by_name(RelationGetDescr(scan.table), RelationGetDescr(parent));
+	while (done < length && batch->bytes < BATCH_MAX_BYTES &&
+		   (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
 	{
-		TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(scan.table),
-														 RelationGetDescr(parent));
+		int64		id;
+		bool		isnull;
 
+		CHECK_FOR_INTERRUPTS();
 		if (map)
+			tuple = execute_attr_map_tuple(tuple, map);
+		id = DatumGetInt64(heap_getattr(tuple, Anum_event_id, RelationGetDescr(parent), &isnull));
+		while (ids[done] < id)
+			done++;
+		if (ids[done] == id)
 		{
-			result = execute_attr_map_tuple(tuple, map);
-			free_conversion_map(map);
+			add_to_batch(batch, id, tuple, RelationGetDescr(parent));
+			done++;
 		}
-		else
-			result = heap_copytuple(tuple);
 	}
 	evi_scan_end(&scan);
-	return result;
+
+	/* the scan is over, or the batch is full */
+	return batch->bytes < BATCH_MAX_BYTES ? length : done;
+}
+
+static int
+run_length(const int64 *ids, int count)
+{
+	int			length = 1;
+	EviPartition first;
+	EviPartition last;
+
+	while (length < count && ids[length] - ids[length - 1] <= MAX_GAP)
+		length++;
+
+	evi_relation_partition_of(ids[0], &first);
+	for (; length > 1; length--)
+	{
+		evi_relation_partition_of(ids[length - 1], &last);
+		if (last.relid == first.relid)
+			break;
+	}
+	return length;
+}
+
+static void
+add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc)
+{
+	int			n = batch->count++;
+	bool		isnull;
+
+	batch->bytes += tuple->t_len;
+	batch->event[n] = heap_copy_tuple_as_datum(tuple, desc);
+	batch->id[n] = id;
+	batch->depth[n] = DatumGetInt16(heap_getattr(tuple, Anum_event_depth, desc, &isnull));
+	batch->subject_type[n] = DatumGetTextPCopy(heap_getattr(tuple, Anum_event_subject_type,
+															desc, &isnull));
+	batch->action[n] = DatumGetTextPCopy(heap_getattr(tuple, Anum_event_action, desc, &isnull));
 }

@@ -26,6 +26,7 @@ typedef struct EviEventKey
 typedef struct EviBatch
 {
 	int			count;
+	Size		bytes;
 	Datum	   *event;
 	int64	   *id;
 	int16	   *depth;
@@ -36,6 +37,8 @@ typedef struct EviBatch
 extern void evi_event_check(text *subject_type, text *subject_id, text *action,
 							Jsonb *metadata);
 extern void evi_event_check_action(text *subject_type, text *action, Jsonb *metadata);
+extern bool evi_event_table_is_plain(void);
+extern int64 evi_event_insert(Datum *values, bool *isnull);
 extern bool evi_event_recorded_since(const EviEventKey *key, TimestampTz since,
 									 Snapshot snapshot);
 extern EviBatch *evi_event_fetch(const int64 *ids, int count, Snapshot snapshot,

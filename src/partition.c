@@ -83,18 +83,17 @@ read_bounds(int64 *top, Oid *default_relid)
 static int64
 newest_id(void)
 {
-	int			npartitions;
-	const EviPartition *partition = evi_relation_partitions(&npartitions);
+	EviPartition partition;
 	Snapshot	snapshot = GetActiveSnapshot();
 	int64		result = 0;
 
-	for (int i = 0; i < npartitions; i++)
+	for (int n = 0; evi_relation_partition(n, &partition); n++)
 	{
 		EviScan		scan;
 		HeapTuple	tuple;
 		bool		isnull;
 
-		evi_scan_begin_index(&scan, partition[i].relid, partition[i].index[EVI_EVENT_BY_ID],
+		evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
 							 snapshot, 0, NULL);
 		tuple = evi_scan_next(&scan, BackwardScanDirection);
 		if (tuple)

@@ -30,26 +30,12 @@
 #include "relation.h"
 
 static void check_expression(const char *condition);
+static void point_into_condition(void *arg);
 static void expect(int actual, int expected, const char *sql);
 
 /* Until left, or until the (sub)transaction aborts, we act as the owner. */
 void
 evi_section_enter(EviSection *section)
-{
-	evi_section_enter_insert(section);
-	section->guc_level = evi_search_path_set("pg_catalog, pg_temp");
-
-	/* our tables may be large and never analysed; every query has its index */
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/*
- * The same without settings, on the way of every event: for an INSERT of
- * plain values, in which no name depends on them and nothing is planned.
- */
-void
-evi_section_enter_insert(EviSection *section)
 {
 	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
 	Oid			owner = event->rd_rel->relowner;
@@ -57,14 +43,17 @@ evi_section_enter_insert(EviSection *section)
 	table_close(event, AccessShareLock);
 	GetUserIdAndSecContext(&section->userid, &section->sec_context);
 	SetUserIdAndSecContext(owner, section->sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	section->guc_level = 0;
+	section->guc_level = evi_search_path_set("pg_catalog, pg_temp");
+
+	/* our tables may be large and never analysed; every query has its index */
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 void
 evi_section_leave(EviSection *section)
 {
-	if (section->guc_level > 0)
-		AtEOXact_GUC(true, section->guc_level);
+	AtEOXact_GUC(true, section->guc_level);
 	SetUserIdAndSecContext(section->userid, section->sec_context);
 }
 
@@ -177,9 +166,19 @@ evi_condition_run(SPIPlanPtr plan, ArrayType *events, MemoryContext context,
 static void
 check_expression(const char *condition)
 {
-	List	   *parsed = raw_parser(condition, RAW_PARSE_PLPGSQL_EXPR);
-	SelectStmt *select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
+	ErrorContextCallback context = {
+		.callback = point_into_condition,
+		.arg = unconstify(char *, condition),
+		.previous = error_context_stack,
+	};
+	List	   *parsed;
+	SelectStmt *select;
 
+	error_context_stack = &context;
+	parsed = raw_parser(condition, RAW_PARSE_PLPGSQL_EXPR);
+	error_context_stack = context.previous;
+
+	select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
 	if (list_length(parsed) != 1 || !IsA(select, SelectStmt) ||
 		list_length(select->targetList) != 1 ||
 		select->distinctClause || select->intoClause || select->fromClause ||
@@ -191,6 +190,20 @@ check_expression(const char *condition)
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("condition is not one expression"),
 				 errhint("Write a boolean expression over \"e\", for instance: e.metadata->>'urgency' = 'high'.")));
+}
+
+/* a position in an error is one in the condition, not in the user's query */
+static void
+point_into_condition(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(arg);
+	}
 }
 
 static void

@@ -30,7 +30,6 @@ typedef struct EviSection
 } EviSection;
 
 extern void evi_section_enter(EviSection *section);
-extern void evi_section_enter_insert(EviSection *section);
 extern void evi_section_leave(EviSection *section);
 
 extern void evi_query_open(void);

@@ -16,6 +16,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -47,6 +48,10 @@ enum
 	ARG_OCCURRED_AT
 };
 
+/* what complete_event() may change */
+static const int completed[] = {Anum_event_metadata, Anum_event_caused_by, Anum_event_depth,
+Anum_event_occurred_at, Anum_event_recorded_at};
+
 PG_FUNCTION_INFO_V1(evinbox_record_event);
 PG_FUNCTION_INFO_V1(evinbox_record_event_int8);
 PG_FUNCTION_INFO_V1(evinbox_record_event_uuid);
@@ -60,7 +65,11 @@ static bool throttles_by_actor(text *throttle_by);
 static TimestampTz throttle_start(Interval *throttle);
 static void lock_key(const EviEventKey *key, LOCKTAG *tag);
 static uint64 hash_text(text *value, uint64 seed);
+static void complete_event(Datum *values, bool *isnull);
+static text *get_text(Datum *values, bool *isnull, int attno);
+static void set_value(Datum *values, bool *isnull, int attno, Datum value);
 static int64 insert_event(FunctionCallInfo fcinfo, text *subject_id);
+static int64 insert_by_sql(Datum *values, bool *isnull);
 static void check_trigger(FunctionCallInfo fcinfo);
 
 Datum
@@ -87,46 +96,23 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc;
-	HeapTuple	tuple;
 	Datum		values[Natts_event];
 	bool		isnull[Natts_event];
-	int			replaced[5];
-	Datum		replacement[5];
-	bool		replacement_isnull[5] = {0};
-	int			n = 0;
-	int16		cause_depth;
-	int64		cause_id = evi_event_cause(&cause_depth);
-	TimestampTz now = GetCurrentTimestamp();
-	Jsonb	   *metadata = NULL;
+	Datum		replacement[lengthof(completed)];
+	bool		replacement_isnull[lengthof(completed)];
 
 	check_trigger(fcinfo);
-	tuple = trigger->tg_trigtuple;
 	desc = RelationGetDescr(trigger->tg_relation);
-	heap_deform_tuple(tuple, desc, values, isnull);
+	heap_deform_tuple(trigger->tg_trigtuple, desc, values, isnull);
+	complete_event(values, isnull);
 
-#define TEXT_OR_NULL(attno) \
-	(isnull[(attno) - 1] ? NULL : DatumGetTextPP(values[(attno) - 1]))
-
-	if (!isnull[Anum_event_metadata - 1])
-		metadata = DatumGetJsonbP(values[Anum_event_metadata - 1]);
-	evi_event_check(TEXT_OR_NULL(Anum_event_subject_type),
-					TEXT_OR_NULL(Anum_event_subject_id),
-					TEXT_OR_NULL(Anum_event_action), metadata);
-	evi_event_check_action(TEXT_OR_NULL(Anum_event_subject_type),
-						   TEXT_OR_NULL(Anum_event_action), metadata);
-
-#define REPLACE(attno, value, is_null) \
-	(replaced[n] = (attno), replacement[n] = (value), replacement_isnull[n] = (is_null), n++)
-
-	REPLACE(Anum_event_recorded_at, TimestampTzGetDatum(now), false);
-	REPLACE(Anum_event_caused_by, Int64GetDatum(cause_id), cause_id == 0);
-	REPLACE(Anum_event_depth, Int16GetDatum(cause_id == 0 ? 0 : cause_depth + 1), false);
-	if (isnull[Anum_event_occurred_at - 1])
-		REPLACE(Anum_event_occurred_at, TimestampTzGetDatum(now), false);
-	if (!metadata)
-		REPLACE(Anum_event_metadata, DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")), false);
-
-	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, n, replaced,
+	for (int i = 0; i < lengthof(completed); i++)
+	{
+		replacement[i] = values[completed[i] - 1];
+		replacement_isnull[i] = isnull[completed[i] - 1];
+	}
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc,
+													 lengthof(completed), (int *) completed,
 													 replacement, replacement_isnull));
 }
 
@@ -269,36 +255,121 @@ hash_text(text *value, uint64 seed)
 											VARSIZE_ANY_EXHDR(value), seed));
 }
 
+/* Checks a row as it came, and fills the columns that are ours. */
+static void
+complete_event(Datum *values, bool *isnull)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int16		cause_depth;
+	int64		cause_id = evi_event_cause(&cause_depth);
+	text	   *subject_type = get_text(values, isnull, Anum_event_subject_type);
+	text	   *action = get_text(values, isnull, Anum_event_action);
+	Jsonb	   *metadata;
+
+	if (isnull[Anum_event_metadata - 1])
+		set_value(values, isnull, Anum_event_metadata,
+				  DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	metadata = DatumGetJsonbP(values[Anum_event_metadata - 1]);
+
+	evi_event_check(subject_type, get_text(values, isnull, Anum_event_subject_id),
+					action, metadata);
+	evi_event_check_action(subject_type, action, metadata);
+
+	set_value(values, isnull, Anum_event_recorded_at, TimestampTzGetDatum(now));
+	if (isnull[Anum_event_occurred_at - 1])
+		set_value(values, isnull, Anum_event_occurred_at, TimestampTzGetDatum(now));
+	set_value(values, isnull, Anum_event_caused_by, Int64GetDatum(cause_id));
+	isnull[Anum_event_caused_by - 1] = cause_id == 0;
+	set_value(values, isnull, Anum_event_depth,
+			  Int16GetDatum(cause_id == 0 ? 0 : cause_depth + 1));
+}
+
+static text *
+get_text(Datum *values, bool *isnull, int attno)
+{
+	return isnull[attno - 1] ? NULL : DatumGetTextPP(values[attno - 1]);
+}
+
+static void
+set_value(Datum *values, bool *isnull, int attno, Datum value)
+{
+	values[attno - 1] = value;
+	isnull[attno - 1] = false;
+}
+
+/*
+ * Inserts the event right into its partition, which takes half the time of an
+ * INSERT from within a function. It does exactly what that would, as long as
+ * nobody has added anything to the table; else it is an INSERT.
+ */
 static int64
 insert_event(FunctionCallInfo fcinfo, text *subject_id)
 {
+	static const struct
+	{
+		int			arg;
+		int			attno;
+	}			columns[] = {
+		{ARG_SUBJECT_TYPE, Anum_event_subject_type},
+		{ARG_ACTION, Anum_event_action},
+		{ARG_ACTOR, Anum_event_actor},
+		{ARG_METADATA, Anum_event_metadata},
+		{ARG_SNAPSHOT, Anum_event_snapshot},
+		{ARG_SCOPE, Anum_event_scope},
+		{ARG_OCCURRED_AT, Anum_event_occurred_at},
+	};
+	Datum		values[Natts_event] = {0};
+	bool		isnull[Natts_event];
+	int64		id;
+
+	PreventCommandIfReadOnly("record_event()");
+	PreventCommandIfParallelMode("record_event()");
+
+	memset(isnull, true, sizeof(isnull));
+	for (int i = 0; i < lengthof(columns); i++)
+		if (!PG_ARGISNULL(columns[i].arg))
+			set_value(values, isnull, columns[i].attno, PG_GETARG_DATUM(columns[i].arg));
+	set_value(values, isnull, Anum_event_subject_id, PointerGetDatum(subject_id));
+
+	if (!evi_event_table_is_plain())
+		return insert_by_sql(values, isnull);
+
+	complete_event(values, isnull);
+	id = evi_event_insert(values, isnull);
+	evi_outbox_add(id);
+	CommandCounterIncrement();
+	return id;
+}
+
+static int64
+insert_by_sql(Datum *values, bool *isnull)
+{
 	static EviQuery insert = {
 		.sql = "INSERT INTO evinbox.event (subject_type, subject_id, action, actor,"
-		" metadata, snapshot, scope, occurred_at)"
+		" scope, metadata, snapshot, occurred_at)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
 		.expected = SPI_OK_INSERT_RETURNING,
 		.nargs = 8,
-		.argtypes = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TEXTOID, TIMESTAMPTZOID},
+		.argtypes = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TIMESTAMPTZOID},
 	};
-	static const int from[] = {ARG_SUBJECT_TYPE, ARG_SUBJECT_ID, ARG_ACTION, ARG_ACTOR,
-	ARG_METADATA, ARG_SNAPSHOT, ARG_SCOPE, ARG_OCCURRED_AT};
-	Datum		args[lengthof(from)];
-	char		nulls[lengthof(from)];
+	static const int attnos[] = {Anum_event_subject_type, Anum_event_subject_id,
+		Anum_event_action, Anum_event_actor, Anum_event_scope, Anum_event_metadata,
+	Anum_event_snapshot, Anum_event_occurred_at};
+	Datum		args[lengthof(attnos)];
+	char		nulls[lengthof(attnos)];
 	EviSection	section;
 	int64		id;
-	bool		isnull;
+	bool		id_isnull;
 
-	for (int i = 0; i < lengthof(from); i++)
+	for (int i = 0; i < lengthof(attnos); i++)
 	{
-		args[i] = PG_GETARG_DATUM(from[i]);
-		nulls[i] = PG_ARGISNULL(from[i]) ? 'n' : ' ';
+		args[i] = values[attnos[i] - 1];
+		nulls[i] = isnull[attnos[i] - 1] ? 'n' : ' ';
 	}
-	args[ARG_SUBJECT_ID] = PointerGetDatum(subject_id);
-
 	evi_query_open();
-	evi_section_enter_insert(&section);
+	evi_section_enter(&section);
 	(void) evi_query_run(&insert, args, nulls, 0);
-	id = DatumGetInt64(evi_query_value(0, 1, &isnull));
+	id = DatumGetInt64(evi_query_value(0, 1, &id_isnull));
 	evi_section_leave(&section);
 	evi_query_close();
 	return id;

@@ -40,6 +40,7 @@ typedef struct TableName
 
 static const TableName names[EVI_TABLES] = {
 	[EVI_EVENT] = {EVI_SCHEMA, "event", NULL},
+	[EVI_EVENT_SEQ] = {EVI_SCHEMA, "event_id_seq", NULL},
 	[EVI_ACTION] = {EVI_SCHEMA, "action", "action_pkey"},
 	[EVI_INBOX] = {EVI_SCHEMA, "inbox", "inbox_pkey"},
 	[EVI_DELIVERY] = {EVI_SCHEMA, "delivery", "delivery_pkey"},
@@ -89,47 +90,40 @@ evi_relation_oid(EviTable table)
 	return cache.table[table];
 }
 
-/* the partitions of evinbox.event, newest ids first and the default one last */
-const EviPartition *
-evi_relation_partitions(int *count)
+/* The n-th partition, newest ids first and the default one last; false behind it. */
+bool
+evi_relation_partition(int n, EviPartition *partition)
 {
 	load_cache(false);
-	*count = cache.npartitions;
-	return cache.partition;
+	if (n >= cache.npartitions)
+		return false;
+	*partition = cache.partition[n];
+	return true;
 }
 
-/* the one that holds an event */
-const EviPartition *
-evi_relation_partition_of(int64 event_id)
+/* The partition that holds an event, if there is one of that id. */
+void
+evi_relation_partition_of(int64 event_id, EviPartition *partition)
 {
-	Relation	event;
-	PartitionKey key;
-	PartitionDesc desc;
+	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	PartitionKey key = RelationGetPartitionKey(event);
+	PartitionDesc desc = RelationGetPartitionDesc(event, true);
 	Datum		value = Int64GetDatum(event_id);
 	bool		equal = false;
-	int			bound;
-	int			at = -1;
-	Oid			relid = InvalidOid;
+	int			bound = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
+													  desc->boundinfo, 1, &value, &equal);
+	int			at = desc->boundinfo->indexes[bound + 1];
+	Oid			relid;
 
-	load_cache(false);
-	event = table_open(cache.table[EVI_EVENT], AccessShareLock);
-	key = RelationGetPartitionKey(event);
-	desc = RelationGetPartitionDesc(event, true);
-	bound = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
-										  desc->boundinfo, 1, &value, &equal);
-	at = desc->boundinfo->indexes[bound + 1];
 	if (at < 0)
 		at = desc->boundinfo->default_index;
-	if (at >= 0)
-		relid = desc->oids[at];
+	relid = at >= 0 ? desc->oids[at] : InvalidOid;
 	table_close(event, AccessShareLock);
 
-	for (int i = 0; i < cache.npartitions; i++)
-		if (cache.partition[i].relid == relid)
-			return &cache.partition[i];
-
+	for (int n = 0; evi_relation_partition(n, partition); n++)
+		if (partition->relid == relid)
+			return;
 	elog(ERROR, "no partition for event " INT64_FORMAT, event_id);
-	return NULL;
 }
 
 /* starts a scan in the order of the table's own index */

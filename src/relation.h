@@ -19,6 +19,7 @@
 typedef enum EviTable
 {
 	EVI_EVENT,
+	EVI_EVENT_SEQ,
 	EVI_ACTION,
 	EVI_INBOX,
 	EVI_DELIVERY,
@@ -53,8 +54,8 @@ typedef struct EviScan
 
 extern bool evi_relation_installed(void);
 extern Oid	evi_relation_oid(EviTable table);
-extern const EviPartition *evi_relation_partitions(int *count);
-extern const EviPartition *evi_relation_partition_of(int64 event_id);
+extern bool evi_relation_partition(int n, EviPartition *partition);
+extern void evi_relation_partition_of(int64 event_id, EviPartition *partition);
 
 extern void evi_scan_begin(EviScan *scan, EviTable table, Snapshot snapshot,
 						   int nkeys, ScanKey keys);

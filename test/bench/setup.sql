@@ -1,0 +1,66 @@
+-- What the runs compare evinbox with: a table of the same columns, indexes and
+-- partitioning as evinbox.event, and a queue worked off by SKIP LOCKED.
+CREATE EXTENSION evinbox;
+
+CREATE SCHEMA bench;
+
+CREATE TABLE bench.event (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	subject_type text COLLATE "C" NOT NULL,
+	subject_id text COLLATE "C" NOT NULL,
+	action text COLLATE "C" NOT NULL,
+	actor text COLLATE "C",
+	scope text COLLATE "C",
+	metadata jsonb NOT NULL DEFAULT '{}',
+	snapshot jsonb,
+	batch_id bigint,
+	caused_by bigint,
+	depth smallint NOT NULL DEFAULT 0,
+	occurred_at timestamptz NOT NULL DEFAULT now(),
+	recorded_at timestamptz NOT NULL DEFAULT now()
+) PARTITION BY RANGE (id);
+CREATE INDEX ON bench.event (subject_type, subject_id, action, recorded_at);
+CREATE INDEX ON bench.event (actor, subject_type, subject_id, action, recorded_at);
+CREATE TABLE bench.event_1 PARTITION OF bench.event FOR VALUES FROM (1) TO (10000001);
+CREATE TABLE bench.event_default PARTITION OF bench.event DEFAULT;
+
+CREATE TABLE bench.handled (
+	event_id bigint NOT NULL,
+	recorded_at timestamptz NOT NULL,
+	handled_at timestamptz NOT NULL
+);
+
+CREATE FUNCTION bench.handle(e evinbox.event) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO bench.handled VALUES (e.id, e.recorded_at, clock_timestamp());
+END
+$$;
+
+-- the usual hand-written queue: a row per job, a loop that takes what is free
+CREATE TABLE bench.queue (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	payload jsonb NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE PROCEDURE bench.work_queue(seconds double precision, pause double precision)
+LANGUAGE plpgsql AS $$
+DECLARE
+	stop_at timestamptz := clock_timestamp() + seconds * interval '1 second';
+	taken bigint;
+BEGIN
+	WHILE clock_timestamp() < stop_at LOOP
+		WITH job AS (
+			DELETE FROM bench.queue q
+			WHERE q.id IN (SELECT id FROM bench.queue ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED)
+			RETURNING q.id, q.created_at)
+		INSERT INTO bench.handled SELECT id, created_at, clock_timestamp() FROM job;
+		GET DIAGNOSTICS taken = ROW_COUNT;
+		COMMIT;
+		IF taken = 0 THEN
+			PERFORM pg_sleep(pause);
+		END IF;
+	END LOOP;
+END
+$$;
