@@ -64,3 +64,28 @@ BEGIN
 	END LOOP;
 END
 $$;
+
+-- returns when so many events are handled, each once
+CREATE PROCEDURE bench.wait_for(events bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+	done bigint;
+BEGIN
+	FOR i IN 1..6000 LOOP
+		SELECT count(*) INTO done FROM bench.handled;
+		EXIT WHEN done >= events;
+		PERFORM pg_sleep(0.05);
+		COMMIT;
+	END LOOP;
+	IF done <> events OR done <> (SELECT count(DISTINCT event_id) FROM bench.handled) THEN
+		RAISE EXCEPTION '% of % events handled', done, events;
+	END IF;
+END
+$$;
+
+INSERT INTO evinbox.inbox (name, handler) VALUES ('bench', 'bench.handle');
+
+-- what a throttle finds: the same event just now, and one among many others
+SELECT evinbox.record_event('Quiet', 42, 'viewed'), evinbox.record_event('Busy', 42, 'viewed');
+SELECT count(evinbox.record_event('Busy', 42, 'commented', 'User:' || i))
+FROM generate_series(1, 100000) i;

@@ -1,1 +1,1 @@
-SELECT evinbox.record_event('Issue', 42, 'viewed', 'User:7', throttle => '1 hour');
+SELECT evinbox.record_event('Quiet', 42, 'viewed', throttle => '1 hour');
