@@ -140,27 +140,36 @@ COMMENT ON COLUMN evinbox.delivery.error_context IS 'Where the error happened: t
 ------------------------------------------------------------------------------
 
 -- One row for each event of a transaction. A segment is chosen by the
--- transaction's own xid, and truncated when every cursor is past its rows.
-CREATE TABLE evinbox_internal.outbox_0 (xid xid8 NOT NULL, event_id bigint NOT NULL);
-CREATE TABLE evinbox_internal.outbox_1 (xid xid8 NOT NULL, event_id bigint NOT NULL);
-CREATE TABLE evinbox_internal.outbox_2 (xid xid8 NOT NULL, event_id bigint NOT NULL);
-CREATE TABLE evinbox_internal.outbox_3 (xid xid8 NOT NULL, event_id bigint NOT NULL);
+-- transaction's own xid, and truncated when every cursor is past its rows: a
+-- vacuum would have nothing to do.
+CREATE TABLE evinbox_internal.outbox_0 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+	WITH (autovacuum_enabled = false);
+CREATE TABLE evinbox_internal.outbox_1 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+	WITH (autovacuum_enabled = false);
+CREATE TABLE evinbox_internal.outbox_2 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+	WITH (autovacuum_enabled = false);
+CREATE TABLE evinbox_internal.outbox_3 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+	WITH (autovacuum_enabled = false);
 CREATE INDEX outbox_0_idx ON evinbox_internal.outbox_0 (xid, event_id);
 CREATE INDEX outbox_1_idx ON evinbox_internal.outbox_1 (xid, event_id);
 CREATE INDEX outbox_2_idx ON evinbox_internal.outbox_2 (xid, event_id);
 CREATE INDEX outbox_3_idx ON evinbox_internal.outbox_3 (xid, event_id);
 
 -- How far each inbox has come: its newest row counts. Everything visible in
--- "done" is handled, and what "taking" sees beyond it up to "position".
+-- "done" is handled, and what "taking" sees beyond it up to "position", and
+-- the events of "own_xid" up to "own_position".
 CREATE TABLE evinbox_internal.cursor_0 (
 	inbox_id integer NOT NULL,
 	seq bigint NOT NULL,
 	done pg_snapshot NOT NULL,
 	taking pg_snapshot,
 	position bigint,
+	own_xid xid8,
+	own_position bigint,
 	dispatched_at timestamptz
-);
-CREATE TABLE evinbox_internal.cursor_1 (LIKE evinbox_internal.cursor_0);
+) WITH (autovacuum_enabled = false);
+CREATE TABLE evinbox_internal.cursor_1 (LIKE evinbox_internal.cursor_0)
+	WITH (autovacuum_enabled = false);
 CREATE INDEX cursor_0_idx ON evinbox_internal.cursor_0 (inbox_id, seq);
 CREATE INDEX cursor_1_idx ON evinbox_internal.cursor_1 (inbox_id, seq);
 CREATE SEQUENCE evinbox_internal.cursor_seq;

@@ -30,6 +30,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/xid8.h"
 
 #include "cursor.h"
 #include "evinbox.h"
@@ -109,12 +110,16 @@ evi_cursor_append(int32 inbox_id, const EviCursor *cursor)
 		values[Anum_cursor_position - 1] = Int64GetDatum(cursor->position);
 	}
 	isnull[Anum_cursor_taking - 1] = isnull[Anum_cursor_position - 1] = !cursor->taking;
+	values[Anum_cursor_own_xid - 1] =
+		FullTransactionIdGetDatum(FullTransactionIdFromU64(cursor->own_xid));
+	values[Anum_cursor_own_position - 1] = Int64GetDatum(cursor->own_position);
+	isnull[Anum_cursor_own_xid - 1] = isnull[Anum_cursor_own_position - 1] = cursor->own_xid == 0;
 	values[Anum_cursor_dispatched_at - 1] = TimestampTzGetDatum(cursor->dispatched_at);
 	isnull[Anum_cursor_dispatched_at - 1] = cursor->dispatched_at == 0;
 	evi_relation_insert(EVI_CURSOR + segment_of(seq), values, isnull);
 
 	/* the other table may be emptied now */
-	if (seq % TURN == 0)
+	if (segment_of(seq) != segment_of(cursor->seq))
 		evi_wakeup_coordinator();
 	return seq;
 }
@@ -248,6 +253,11 @@ form_cursor(HeapTuple tuple, TupleDesc desc)
 	{
 		cursor->taking = evi_snapshot_from_datum(values[Anum_cursor_taking - 1]);
 		cursor->position = DatumGetInt64(values[Anum_cursor_position - 1]);
+	}
+	if (!isnull[Anum_cursor_own_xid - 1])
+	{
+		cursor->own_xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[Anum_cursor_own_xid - 1]));
+		cursor->own_position = DatumGetInt64(values[Anum_cursor_own_position - 1]);
 	}
 	if (!isnull[Anum_cursor_dispatched_at - 1])
 		cursor->dispatched_at = DatumGetTimestampTz(values[Anum_cursor_dispatched_at - 1]);

@@ -15,7 +15,9 @@
 
 /*
  * Everything that "done" sees is handled. If there is a "taking", then of
- * what it sees beyond that, the events up to "position" are handled too.
+ * what it sees beyond that, the events up to "position" are handled too. If
+ * there is an "own_xid", then so are the events of that transaction up to
+ * "own_position": it has dispatched events of its own.
  */
 typedef struct EviCursor
 {
@@ -23,6 +25,8 @@ typedef struct EviCursor
 	EviSnapshot *done;
 	EviSnapshot *taking;		/* may be NULL */
 	int64		position;
+	uint64		own_xid;		/* 0 for none */
+	int64		own_position;
 	TimestampTz dispatched_at;	/* of the last handled event; 0 for never */
 } EviCursor;
 

@@ -86,7 +86,6 @@ static void arm_timeout(const Attempt *attempt);
 static void disarm_timeout(const Attempt *attempt);
 static EviCursor cursor_at(const EviProgress *progress, int next);
 static void move_to(EviProgress *progress, int next, const EviCursor *cursor, int64 stored_seq);
-static void set_snapshots(EviProgress *progress, const EviCursor *cursor);
 static EviStep recover(Attempt *attempt, int from, ErrorData *error);
 static EviStep halt(EviProgress *progress, bool in_worker, const ErrorData *error);
 static EviStep record_failure(EviProgress *progress, bool in_worker, int64 event_id,
@@ -133,14 +132,16 @@ evi_progress_read_cursor(EviProgress *progress, Snapshot snapshot)
 	return cursor != NULL;
 }
 
-/* Goes past a window that has no events. */
+/* Goes past a window that has no events, which need not be stored. */
 void
 evi_progress_pass(EviProgress *progress)
 {
 	EviCursor	cursor = cursor_at(progress, 0);
+	bool		unstored = progress->unstored;
 
 	Assert(progress->window->count == 0);
-	set_snapshots(progress, &cursor);
+	move_to(progress, 0, &cursor, 0);
+	progress->unstored = unstored;
 }
 
 bool
@@ -502,40 +503,38 @@ cursor_at(const EviProgress *progress, int next)
 		return cursor;
 	}
 
-	cursor.done = window->settled ? window->settled : window->upper;
-	cursor.taking = window->settled ? window->upper : NULL;
-	if (window->settled && window->count > 0)
-		cursor.position = window->id[window->count - 1];
+	cursor.done = window->settled;
+	cursor.taking = NULL;
+	if (window->own_xid != 0)
+	{
+		/* its later events will have higher ids than any that we know */
+		cursor.own_xid = window->own_xid;
+		cursor.own_position = Max(cursor.own_position, cursor.position);
+		if (window->count > 0)
+			cursor.own_position = Max(cursor.own_position, window->id[window->count - 1]);
+	}
+	else if (cursor.own_xid != 0 && evi_snapshot_sees(window->settled, cursor.own_xid))
+		cursor.own_xid = 0;
 	return cursor;
 }
 
-/* stored_seq is 0 if the cursor was not stored */
+/* The inbox has come so far; stored_seq is 0 if that was not stored. */
 static void
 move_to(EviProgress *progress, int next, const EviCursor *cursor, int64 stored_seq)
 {
-	EviWindow  *window = progress->window;
+	MemoryContext former = MemoryContextSwitchTo(progress->context);
 
 	progress->next = next;
 	progress->limit = 0;
 	progress->unstored = stored_seq == 0;
-	if (stored_seq > 0)
-		progress->cursor.seq = stored_seq;
-	progress->cursor.dispatched_at = cursor->dispatched_at;
-	progress->cursor.position = cursor->position;
 
-	if (next == window->count)
-		set_snapshots(progress, cursor);
-}
-
-/* those of a cursor may be a window's, which does not live as long */
-static void
-set_snapshots(EviProgress *progress, const EviCursor *cursor)
-{
-	MemoryContext former = MemoryContextSwitchTo(progress->context);
-
+	/* the snapshots are the window's, which does not live as long */
 	MemoryContextReset(progress->context);
+	progress->cursor = *cursor;
 	progress->cursor.done = evi_snapshot_copy(cursor->done);
 	progress->cursor.taking = cursor->taking ? evi_snapshot_copy(cursor->taking) : NULL;
+	if (stored_seq > 0)
+		progress->cursor.seq = stored_seq;
 	MemoryContextSwitchTo(former);
 }
 

@@ -20,7 +20,8 @@ typedef struct EviWindow
 	int			users;			/* inboxes that have it */
 	EviSnapshot *lower;
 	EviSnapshot *upper;
-	EviSnapshot *settled;		/* upper, but for our own transaction; or NULL */
+	EviSnapshot *settled;		/* what is done at its end */
+	uint64		own_xid;		/* a transaction in upper, but not settled; or 0 */
 	bool		reopened;		/* it is one in which the cursor stood already */
 	int			count;
 	int64	   *id;				/* sorted */

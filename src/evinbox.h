@@ -63,8 +63,10 @@
 #define Anum_cursor_done 3
 #define Anum_cursor_taking 4
 #define Anum_cursor_position 5
-#define Anum_cursor_dispatched_at 6
-#define Natts_cursor 6
+#define Anum_cursor_own_xid 6
+#define Anum_cursor_own_position 7
+#define Anum_cursor_dispatched_at 8
+#define Natts_cursor 8
 
 /* for qsort() of event ids */
 static inline int

@@ -37,6 +37,7 @@
 #include "outbox.h"
 #include "query.h"
 #include "relation.h"
+#include "shmem.h"
 #include "wakeup.h"
 
 /* unfinished transactions this close below xmax are read in one scan with it */
@@ -45,17 +46,21 @@
 /* a growing array of event ids */
 typedef struct IdList
 {
+	uint64		skip_xid;
+	int64		skip_until;
 	int64	   *id;
 	int			count;
 	int			room;
 	int			most;			/* stop there; 0 for no limit */
 } IdList;
 
+static uint64 turn_of(uint64 xid);
 static int	segment_of(uint64 xid);
 static void read_range(uint64 from, uint64 to, const EviSnapshot *lower,
 					   const EviSnapshot *upper, Snapshot snapshot, IdList *list);
 static bool is_full(const IdList *list);
 static void add_id(IdList *list, int64 id);
+static bool segment_is_empty(EviTable segment);
 static bool segment_is_done(EviTable segment);
 static bool range_is_empty(EviTable segment, uint64 from, uint64 to, Snapshot snapshot);
 
@@ -63,33 +68,31 @@ static bool range_is_empty(EviTable segment, uint64 from, uint64 to, Snapshot sn
 void
 evi_outbox_add(int64 event_id)
 {
-	static int	last_segment = -1;
 	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
-	int			segment = segment_of(xid);
 	Datum		values[Natts_outbox];
 	bool		isnull[Natts_outbox] = {0};
 
 	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(xid));
 	values[Anum_outbox_event_id - 1] = Int64GetDatum(event_id);
-	evi_relation_insert(EVI_OUTBOX + segment, values, isnull);
+	evi_relation_insert(EVI_OUTBOX + segment_of(xid), values, isnull);
 
+	/* with a new segment, there may be an old one to empty */
 	evi_wakeup_runners();
-
-	/* there may be a segment to empty, or a partition to make */
-	if (segment != last_segment || event_id % EVI_PARTITION_LOOK == 0)
+	if (event_id % EVI_PARTITION_LOOK == 0 ||
+		evi_shmem_needs_look(MyDatabaseId, turn_of(xid)))
 		evi_wakeup_coordinator();
-	last_segment = segment;
 }
 
 /*
- * The ids of the events that upper sees and lower does not, sorted; all of
- * them, or about as many as asked for. Returns their number.
+ * The ids of the events that upper sees and lower does not, sorted, without
+ * those of one transaction up to an id; all of them, or about as many as asked
+ * for. Returns their number.
  */
 int
-evi_outbox_read(const EviSnapshot *lower, const EviSnapshot *upper,
-				Snapshot snapshot, int most, int64 **ids)
+evi_outbox_read(const EviSnapshot *lower, const EviSnapshot *upper, uint64 skip_xid,
+				int64 skip_until, Snapshot snapshot, int most, int64 **ids)
 {
-	IdList		list = {.most = most};
+	IdList		list = {.skip_xid = skip_xid, .skip_until = skip_until, .most = most};
 	uint64		from = lower->xmax;
 	int			far = lower->nxip;
 
@@ -131,37 +134,34 @@ evi_outbox_truncate(void)
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 	bool		left = false;
 
+	evi_shmem_note_look(turn_of(next));
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
 	{
-		Oid			relid = evi_relation_oid(EVI_OUTBOX + i);
-		Relation	rel;
-		bool		empty;
-
 		/* the current one is about to be written to */
-		if (i == segment_of(next))
+		if (i == segment_of(next) || segment_is_empty(EVI_OUTBOX + i))
 			continue;
 
-		if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
-		{
-			left = true;
-			continue;
-		}
-		rel = table_open(relid, NoLock);
-		empty = RelationGetNumberOfBlocks(rel) == 0;
-		table_close(rel, NoLock);
-
-		if (!empty && segment_is_done(EVI_OUTBOX + i))
+		/* looking before locking saves most of the locks */
+		if (segment_is_done(EVI_OUTBOX + i) &&
+			ConditionalLockRelationOid(evi_relation_oid(EVI_OUTBOX + i), AccessExclusiveLock) &&
+			segment_is_done(EVI_OUTBOX + i))
 			evi_query_utility(psprintf("TRUNCATE evinbox_internal.outbox_%d", i));
-		else if (!empty)
+		else
 			left = true;
 	}
 	return left;
 }
 
+static uint64
+turn_of(uint64 xid)
+{
+	return xid / evi_guc_segment_xids();
+}
+
 static int
 segment_of(uint64 xid)
 {
-	return (int) (xid / evi_guc_segment_xids() % EVI_OUTBOX_SEGMENTS);
+	return (int) (turn_of(xid) % EVI_OUTBOX_SEGMENTS);
 }
 
 /* collects from all segments: their size may have been changed meanwhile */
@@ -186,12 +186,13 @@ read_range(uint64 from, uint64 to, const EviSnapshot *lower,
 		{
 			TupleDesc	desc = RelationGetDescr(scan.table);
 			bool		isnull;
-			uint64		xid = U64FromFullTransactionId(DatumGetFullTransactionId(
-																				heap_getattr(tuple, Anum_outbox_xid, desc, &isnull)));
+			Datum		stamp = heap_getattr(tuple, Anum_outbox_xid, desc, &isnull);
+			uint64		xid = U64FromFullTransactionId(DatumGetFullTransactionId(stamp));
+			int64		id = DatumGetInt64(heap_getattr(tuple, Anum_outbox_event_id, desc, &isnull));
 
-			if (evi_snapshot_sees(upper, xid) && !evi_snapshot_sees(lower, xid))
-				add_id(list, DatumGetInt64(heap_getattr(tuple, Anum_outbox_event_id,
-														desc, &isnull)));
+			if (evi_snapshot_sees(upper, xid) && !evi_snapshot_sees(lower, xid) &&
+				(xid != list->skip_xid || id > list->skip_until))
+				add_id(list, id);
 			CHECK_FOR_INTERRUPTS();
 		}
 		evi_scan_end(&scan);
@@ -217,10 +218,20 @@ add_id(IdList *list, int64 id)
 	list->id[list->count++] = id;
 }
 
+static bool
+segment_is_empty(EviTable segment)
+{
+	Relation	rel = table_open(evi_relation_oid(segment), AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(rel) == 0;
+
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
 /*
- * Is every row of a segment handled in every cursor? The caller has locked
- * it: the rows and the cursors are those of a time when nobody writes to the
- * segment, and nobody makes a cursor that may need it.
+ * Is every row of a segment handled in every cursor? This is final only for a
+ * caller who has locked it: then the rows and the cursors are those of a time
+ * when nobody writes to the segment, and nobody makes a cursor that needs it.
  */
 static bool
 segment_is_done(EviTable segment)

@@ -182,6 +182,27 @@ evi_shmem_wake(EviWorkerKind kind, Oid database)
 	}
 }
 
+/* A coordinator looks after the segments of this turn. */
+void
+evi_shmem_note_look(uint64 turn)
+{
+	pg_atomic_write_u32(&shared->worker[my_slot].turn, (uint32) turn);
+}
+
+/* Has the database's coordinator not done that yet? */
+bool
+evi_shmem_needs_look(Oid database, uint64 turn)
+{
+	for (int i = 0; shared && i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+
+		if (worker->kind == EVI_COORDINATOR && worker->database == database)
+			return pg_atomic_read_u32(&worker->turn) != (uint32) turn;
+	}
+	return false;
+}
+
 void
 evi_shmem_tell_databases_changed(void)
 {
@@ -286,7 +307,10 @@ startup_shmem(void)
 		pg_atomic_init_u32(&shared->databases_changed, 1);
 		ConditionVariableInit(&shared->worker_left);
 		for (int i = 0; i < evi_shmem_slots(); i++)
+		{
 			pg_atomic_init_u32(&shared->worker[i].procno, 0);
+			pg_atomic_init_u32(&shared->worker[i].turn, 0);
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

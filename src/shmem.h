@@ -28,8 +28,9 @@ typedef enum EviWorkerState
 } EviWorkerState;
 
 /*
- * A slot. All fields but procno are read and written under the table's lock;
- * who writes them stands beside them. procno alone is also read without.
+ * A slot. All fields but the atomic ones are read and written under the
+ * table's lock; who writes them stands beside them. The atomic ones are also
+ * read without.
  */
 typedef struct EviWorker
 {
@@ -44,6 +45,7 @@ typedef struct EviWorker
 	int64		starts;			/* launcher */
 	int			failures;		/* launcher: exits in a row soon after a start */
 	pg_atomic_uint32 procno;	/* the worker: index of its PGPROC plus one, or 0 */
+	pg_atomic_uint32 turn;		/* the coordinator: which segments it has looked after */
 } EviWorker;
 
 extern void evi_shmem_init(void);
@@ -57,6 +59,8 @@ extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner);
 extern void evi_shmem_attach(int slot);
 
 extern void evi_shmem_wake(EviWorkerKind kind, Oid database);
+extern void evi_shmem_note_look(uint64 turn);
+extern bool evi_shmem_needs_look(Oid database, uint64 turn);
 extern void evi_shmem_tell_databases_changed(void);
 extern bool evi_shmem_databases_changed(void);
 

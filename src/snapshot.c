@@ -20,6 +20,7 @@
 #include "snapshot.h"
 
 static EviSnapshot *make_snapshot(uint64 xmin, uint64 xmax, int nxip);
+static EviSnapshot *normalize(EviSnapshot *snapshot);
 static EviSnapshot *parse_snapshot(const char *text);
 static uint64 parse_number(const char **at);
 
@@ -51,8 +52,7 @@ evi_snapshot_with(const EviSnapshot *base, uint64 xid)
 		for (int i = 0; i < base->nxip; i++)
 			if (base->xip[i] != xid)
 				result->xip[result->nxip++] = base->xip[i];
-		result->xmin = result->nxip > 0 ? result->xip[0] : result->xmax;
-		return result;
+		return normalize(result);
 	}
 
 	/* what lies between is unfinished, and so has to be named from now on */
@@ -60,8 +60,7 @@ evi_snapshot_with(const EviSnapshot *base, uint64 xid)
 	memcpy(result->xip, base->xip, sizeof(uint64) * base->nxip);
 	for (uint64 x = base->xmax; x < xid; x++)
 		result->xip[base->nxip + (int) (x - base->xmax)] = x;
-	result->xmin = result->nxip > 0 ? result->xip[0] : result->xmax;
-	return result;
+	return normalize(result);
 }
 
 /* the same set, but for xid */
@@ -74,13 +73,13 @@ evi_snapshot_without(const EviSnapshot *base, uint64 xid)
 	if (!evi_snapshot_sees(base, xid))
 		return evi_snapshot_copy(base);
 
-	result = make_snapshot(Min(base->xmin, xid), base->xmax, base->nxip + 1);
+	result = make_snapshot(base->xmin, base->xmax, base->nxip + 1);
 	while (at < base->nxip && base->xip[at] < xid)
 		at++;
 	memcpy(result->xip, base->xip, sizeof(uint64) * at);
 	result->xip[at] = xid;
 	memcpy(result->xip + at + 1, base->xip + at, sizeof(uint64) * (base->nxip - at));
-	return result;
+	return normalize(result);
 }
 
 /* is the transaction finished in it? */
@@ -161,6 +160,14 @@ make_snapshot(uint64 xmin, uint64 xmax, int nxip)
 	return result;
 }
 
+/* so that equal sets look the same */
+static EviSnapshot *
+normalize(EviSnapshot *snapshot)
+{
+	snapshot->xmin = snapshot->nxip > 0 ? snapshot->xip[0] : snapshot->xmax;
+	return snapshot;
+}
+
 static EviSnapshot *
 parse_snapshot(const char *text)
 {
@@ -177,7 +184,7 @@ parse_snapshot(const char *text)
 	result = make_snapshot(xmin, xmax, nxip);
 	for (int i = 0; i < nxip; i++)
 		result->xip[i] = parse_number(&at);
-	return result;
+	return normalize(result);
 }
 
 /* reads a number and steps over what ends it */

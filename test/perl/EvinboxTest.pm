@@ -239,6 +239,7 @@ sub poll_start
 	{
 		return 1 if $node->start(fail_ok => 1);
 		usleep(100_000);
+		$node->stop('fast', fail_ok => 1);
 	}
 	return 0;
 }

@@ -60,6 +60,8 @@ is_sql($node, 'copy', "SELECT DISTINCT state FROM evinbox.inbox_status", 'no wor
 	'the copy is quiet');
 succeeds_soon('DROP DATABASE copy', 'dropping the copy');
 $node->safe_psql('two', "DELETE FROM evinbox.inbox WHERE name = 'slow'");
+$node->safe_psql('two', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+	  . " WHERE datname = 'two' AND wait_event = 'PgSleep'");
 record($node, 'two', 'more');
 is_exactly_once($node, 'two', 'all', 'after it was a template');
 
@@ -98,7 +100,7 @@ succeeds_soon('DROP DATABASE deux', 'dropping a database');
 ok(finish($other), 'writers of another database go on');
 is_exactly_once($node, 'one', 'all', 'and so do its workers');
 wait_for_workers($node, 'coordinator@one runner@one', 'nobody is left for the dropped one');
-is_sql($node, 'postgres',
+is_sql($node, 'one',
 	"SELECT count(*) FROM evinbox.worker_status WHERE database IS DISTINCT FROM 'one' AND kind <> 'launcher'",
 	'0', 'nor in worker_status');
 

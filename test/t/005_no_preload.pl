@@ -13,7 +13,7 @@ my $db = 'postgres';
 my $stderr;
 
 $node->psql($db, 'CREATE EXTENSION evinbox; DROP EXTENSION evinbox', stderr => \$stderr);
-like($stderr, qr/NOTICE:.*not preloaded.*\n.*HINT:.*shared_preload_libraries/,
+like($stderr, qr/(NOTICE|WARNING):.*not preloaded.*\n.*HINT:.*shared_preload_libraries/,
 	'CREATE EXTENSION says that there is no worker, and what to do');
 is_sql($node, $db, "SELECT count(*) FROM pg_db_role_setting", '0',
 	'DROP EXTENSION leaves nothing, from a session that has not loaded us either');
