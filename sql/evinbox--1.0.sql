@@ -361,7 +361,7 @@ FROM evinbox.inbox i
 
 COMMENT ON VIEW evinbox.inbox_status IS 'Each inbox: its state, how far it is behind, what fails';
 COMMENT ON COLUMN evinbox.inbox_status.state IS 'running, scheduled, paused, halted (the rule cannot work; see last_error) or no worker';
-COMMENT ON COLUMN evinbox.inbox_status.lag_events IS 'Committed events that the inbox has not looked at yet; an estimate from 10,000 on';
+COMMENT ON COLUMN evinbox.inbox_status.lag_events IS 'Committed events that the inbox has not looked at yet; 10,000 stands for that many or more';
 COMMENT ON COLUMN evinbox.inbox_status.lag IS 'Age of the oldest of these; 0 if there is none';
 COMMENT ON COLUMN evinbox.inbox_status.last_dispatch IS 'When it last handled an event';
 COMMENT ON COLUMN evinbox.inbox_status.retrying IS 'Events that failed and will be tried again; 10000 stands for that many or more';
