@@ -35,7 +35,7 @@ evi_guc_define(void)
 							 "Set for a database by CREATE EXTENSION, so that the launcher finds it.",
 							 NULL,
 							 &installed, false,
-							 PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
+							 PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("evinbox.batch_size",
 							"Most events that one transaction handles, whatever the inbox allows.",

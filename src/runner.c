@@ -66,7 +66,9 @@ evi_runner_main(Datum arg)
 
 	evi_worker_start(DatumGetInt32(arg), &database, &owner);
 	BackgroundWorkerInitializeConnectionByOid(database, owner, BGWORKER_BYPASS_ROLELOGINCHECK);
-	evi_worker_name("evinbox runner");
+	StartTransactionCommand();
+	evi_worker_name(psprintf("evinbox runner for %s", GetUserNameFromId(owner, false)));
+	CommitTransactionCommand();
 	CacheRegisterRelcacheCallback(forget_rules, (Datum) 0);
 	runner_context = AllocSetContextCreate(TopMemoryContext, "evinbox runner",
 										   ALLOCSET_DEFAULT_SIZES);
@@ -273,7 +275,8 @@ take_turn(EviProgress *progress)
 		!progress->inbox->live || progress->halted_until > GetCurrentTimestamp())
 		return false;
 
-	pgstat_report_activity(STATE_RUNNING, progress->inbox->name);
+	pgstat_report_activity(STATE_RUNNING,
+						   psprintf("dispatching to inbox \"%s\"", progress->inbox->name));
 	switch (evi_dispatch_batch(progress, true, 0, &handled))
 	{
 		case EVI_STEP_DONE:
