@@ -232,7 +232,7 @@ run_window(EviProgress *progress, MemoryContext context, int64 most,
 	window = evi_window_open(&progress->cursor, evi_snapshot_active(), own_xid,
 							 GetActiveSnapshot(), context);
 	PopActiveSnapshot();
-	evi_window_use(progress, window);
+	evi_progress_use_window(progress, window);
 	if (window->count == 0)
 	{
 		bool		again = window->reopened;

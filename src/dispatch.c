@@ -24,7 +24,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -32,7 +31,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
@@ -42,17 +40,10 @@
 #include "guc.h"
 #include "query.h"
 #include "relation.h"
+#include "unit.h"
 
 #define FIRST_HALT_MS 1000
 #define MAX_HALT_MS 60000
-
-/* see the head of this file */
-typedef struct Unit
-{
-	bool		in_worker;
-	MemoryContext context;
-	ResourceOwner owner;
-} Unit;
 
 typedef enum Phase
 {
@@ -74,18 +65,12 @@ typedef struct Attempt
 	int			nhandled;
 } Attempt;
 
-static void begin_unit(Unit *unit, bool in_worker);
-static void commit_unit(Unit *unit);
-static ErrorData *undo_unit(Unit *unit);
-
 static EviBatch *load_batch(EviWindow *window, int from, int most, bool in_worker);
 static EviStep lock_inbox(EviProgress *progress, bool in_worker);
 static void handle_events(Attempt *attempt);
 static void filter_events(Attempt *attempt);
 static void arm_timeout(const Attempt *attempt);
 static void disarm_timeout(const Attempt *attempt);
-static EviCursor cursor_at(const EviProgress *progress, int next);
-static void move_to(EviProgress *progress, int next, const EviCursor *cursor, int64 stored_seq);
 static EviStep recover(Attempt *attempt, int from, ErrorData *error);
 static EviStep halt(EviProgress *progress, bool in_worker, const ErrorData *error);
 static EviStep record_failure(EviProgress *progress, bool in_worker, int64 event_id,
@@ -94,61 +79,6 @@ static void report_failure(EviProgress *progress, bool in_worker, int64 event_id
 						   const ErrorData *error);
 static void pass_on(const Attempt *attempt, ErrorData *error);
 static bool is_not_the_events_fault(const Attempt *attempt, const ErrorData *error);
-
-EviProgress *
-evi_progress_create(EviInbox *inbox, MemoryContext parent)
-{
-	EviProgress *progress = MemoryContextAllocZero(parent, sizeof(EviProgress));
-
-	progress->inbox = inbox;
-	progress->context = AllocSetContextCreate(parent, "evinbox cursor", ALLOCSET_SMALL_SIZES);
-	progress->retry_at = DT_NOEND;
-	return progress;
-}
-
-void
-evi_progress_free(EviProgress *progress)
-{
-	evi_window_use(progress, NULL);
-	MemoryContextDelete(progress->context);
-	pfree(progress);
-}
-
-/* Begins anew where the stored cursor stands; false if there is none. */
-bool
-evi_progress_read_cursor(EviProgress *progress, Snapshot snapshot)
-{
-	MemoryContext former;
-	EviCursor  *cursor;
-
-	evi_window_use(progress, NULL);
-	MemoryContextReset(progress->context);
-	former = MemoryContextSwitchTo(progress->context);
-	cursor = evi_cursor_read(progress->inbox->id, snapshot);
-	MemoryContextSwitchTo(former);
-
-	progress->unstored = false;
-	progress->cursor = cursor ? *cursor : (EviCursor) {0};
-	return cursor != NULL;
-}
-
-/* Goes past a window that has no events, which need not be stored. */
-void
-evi_progress_pass(EviProgress *progress)
-{
-	EviCursor	cursor = cursor_at(progress, 0);
-	bool		unstored = progress->unstored;
-
-	Assert(progress->window->count == 0);
-	move_to(progress, 0, &cursor, 0);
-	progress->unstored = unstored;
-}
-
-bool
-evi_progress_has_events(const EviProgress *progress)
-{
-	return progress->window && progress->next < progress->window->count;
-}
 
 /*
  * Takes an inbox one batch further in its window, which has events left. At
@@ -167,7 +97,7 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int most, int64 *handl
 	EviCursor	cursor;
 	volatile EviStep step = EVI_STEP_DONE;
 	volatile int64 seq = 0;
-	Unit		unit;
+	EviUnit		unit;
 
 	if (progress->limit > 0)
 		size = Min(size, progress->limit);
@@ -182,14 +112,14 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int most, int64 *handl
 		if (evi_inbox_wants(inbox, batch->subject_type[i], batch->action[i]))
 			attempt.chosen[attempt.nchosen++] = i;
 
-	cursor = cursor_at(progress, window->batch_to);
+	cursor = evi_progress_cursor_at(progress, window->batch_to);
 	if (attempt.nchosen == 0 && progress->halts == 0)
 	{
-		move_to(progress, window->batch_to, &cursor, 0);
+		evi_progress_move(progress, window->batch_to, &cursor, 0);
 		return EVI_STEP_DONE;
 	}
 
-	begin_unit(&unit, in_worker);
+	evi_unit_begin(&unit, in_worker);
 	PG_TRY();
 	{
 		step = lock_inbox(progress, in_worker);
@@ -207,11 +137,11 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int most, int64 *handl
 		/* deferred constraints and triggers are the events' fault as well */
 		if (attempt.nhandled > 0)
 			attempt.phase = PHASE_EVENT;
-		commit_unit(&unit);
+		evi_unit_commit(&unit);
 	}
 	PG_CATCH();
 	{
-		return recover(&attempt, from, undo_unit(&unit));
+		return recover(&attempt, from, evi_unit_undo(&unit));
 	}
 	PG_END_TRY();
 
@@ -220,7 +150,7 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int most, int64 *handl
 	*handled += attempt.nhandled;
 	progress->halts = 0;
 	progress->failing = false;
-	move_to(progress, window->batch_to, &cursor, seq);
+	evi_progress_move(progress, window->batch_to, &cursor, seq);
 	return EVI_STEP_DONE;
 }
 
@@ -233,9 +163,9 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 	int			first = 0;
 	int			fetched;
 	volatile EviStep step = EVI_STEP_DONE;
-	Unit		unit;
+	EviUnit		unit;
 
-	begin_unit(&unit, in_worker);
+	evi_unit_begin(&unit, in_worker);
 	PG_TRY();
 	{
 		step = evi_cursor_lock(inbox->id, !in_worker) ? EVI_STEP_DONE : EVI_STEP_LOCKED;
@@ -258,11 +188,11 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 		}
 		if (attempt.nhandled > 0)
 			attempt.phase = PHASE_EVENT;
-		commit_unit(&unit);
+		evi_unit_commit(&unit);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = undo_unit(&unit);
+		ErrorData  *error = evi_unit_undo(&unit);
 
 		pass_on(&attempt, error);
 		if (attempt.phase == PHASE_RULE)
@@ -288,60 +218,6 @@ evi_dispatch_store(EviProgress *progress)
 	progress->unstored = false;
 	PopActiveSnapshot();
 	return true;
-}
-
-static void
-begin_unit(Unit *unit, bool in_worker)
-{
-	unit->in_worker = in_worker;
-	unit->context = CurrentMemoryContext;
-	unit->owner = CurrentResourceOwner;
-	if (in_worker)
-	{
-		SetCurrentStatementStartTimestamp();
-		StartTransactionCommand();
-	}
-	else
-	{
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(unit->context);
-	}
-}
-
-static void
-commit_unit(Unit *unit)
-{
-	if (unit->in_worker)
-		CommitTransactionCommand();
-	else
-	{
-		ReleaseCurrentSubTransaction();
-		CurrentResourceOwner = unit->owner;
-	}
-	MemoryContextSwitchTo(unit->context);
-}
-
-/* in a PG_CATCH block; returns the error, which is handled by that */
-static ErrorData *
-undo_unit(Unit *unit)
-{
-	ErrorData  *error;
-
-	MemoryContextSwitchTo(unit->context);
-	error = CopyErrorData();
-	FlushErrorState();
-
-	evi_event_set_cause(0, 0);
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	if (unit->in_worker)
-		AbortCurrentTransaction();
-	else
-	{
-		RollbackAndReleaseCurrentSubTransaction();
-		CurrentResourceOwner = unit->owner;
-	}
-	MemoryContextSwitchTo(unit->context);
-	return error;
 }
 
 /* The events from an index on; the window keeps them for its other users. */
@@ -488,56 +364,6 @@ disarm_timeout(const Attempt *attempt)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 }
 
-/* the cursor for when the window is handled up to an index */
-static EviCursor
-cursor_at(const EviProgress *progress, int next)
-{
-	EviWindow  *window = progress->window;
-	EviCursor	cursor = progress->cursor;
-
-	if (next < window->count)
-	{
-		cursor.done = window->lower;
-		cursor.taking = window->upper;
-		cursor.position = window->id[next - 1];
-		return cursor;
-	}
-
-	cursor.done = window->settled;
-	cursor.taking = NULL;
-	if (window->own_xid != 0)
-	{
-		/* its later events will have higher ids than any that we know */
-		cursor.own_xid = window->own_xid;
-		cursor.own_position = Max(cursor.own_position, cursor.position);
-		if (window->count > 0)
-			cursor.own_position = Max(cursor.own_position, window->id[window->count - 1]);
-	}
-	else if (cursor.own_xid != 0 && evi_snapshot_sees(window->settled, cursor.own_xid))
-		cursor.own_xid = 0;
-	return cursor;
-}
-
-/* The inbox has come so far; stored_seq is 0 if that was not stored. */
-static void
-move_to(EviProgress *progress, int next, const EviCursor *cursor, int64 stored_seq)
-{
-	MemoryContext former = MemoryContextSwitchTo(progress->context);
-
-	progress->next = next;
-	progress->limit = 0;
-	progress->unstored = stored_seq == 0;
-
-	/* the snapshots are the window's, which does not live as long */
-	MemoryContextReset(progress->context);
-	progress->cursor = *cursor;
-	progress->cursor.done = evi_snapshot_copy(cursor->done);
-	progress->cursor.taking = cursor->taking ? evi_snapshot_copy(cursor->taking) : NULL;
-	if (stored_seq > 0)
-		progress->cursor.seq = stored_seq;
-	MemoryContextSwitchTo(former);
-}
-
 /* The unit is undone. Finds the guilty event, or gets nearer to it. */
 static EviStep
 recover(Attempt *attempt, int from, ErrorData *error)
@@ -577,7 +403,7 @@ recover(Attempt *attempt, int from, ErrorData *error)
 static EviStep
 halt(EviProgress *progress, bool in_worker, const ErrorData *error)
 {
-	Unit		unit;
+	EviUnit		unit;
 
 	if (progress->halts++ == 0)
 		ereport(in_worker ? LOG : WARNING,
@@ -586,14 +412,14 @@ halt(EviProgress *progress, bool in_worker, const ErrorData *error)
 	progress->halted_until = GetCurrentTimestamp() +
 		1000 * evi_backoff_ms(FIRST_HALT_MS, progress->halts, MAX_HALT_MS);
 
-	begin_unit(&unit, in_worker);
+	evi_unit_begin(&unit, in_worker);
 	if (evi_cursor_lock(progress->inbox->id, !in_worker))
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		evi_halt_set(progress->inbox, error->message);
 		PopActiveSnapshot();
 	}
-	commit_unit(&unit);
+	evi_unit_commit(&unit);
 	return EVI_STEP_HALTED;
 }
 
@@ -609,9 +435,9 @@ record_failure(EviProgress *progress, bool in_worker, int64 event_id, int attemp
 	EviCursor	cursor = {0};
 	int64		seq = 0;
 	EviStep		step = EVI_STEP_DONE;
-	Unit		unit;
+	EviUnit		unit;
 
-	begin_unit(&unit, in_worker);
+	evi_unit_begin(&unit, in_worker);
 	if (next >= 0)
 		step = lock_inbox(progress, in_worker);
 	else if (evi_cursor_lock(progress->inbox->id, !in_worker))
@@ -624,19 +450,19 @@ record_failure(EviProgress *progress, bool in_worker, int64 event_id, int attemp
 		retry_at = evi_delivery_fail(progress->inbox, event_id, attempts, error);
 		if (next >= 0)
 		{
-			cursor = cursor_at(progress, next);
+			cursor = evi_progress_cursor_at(progress, next);
 			seq = evi_cursor_append(progress->inbox->id, &cursor);
 		}
 		PopActiveSnapshot();
 	}
-	commit_unit(&unit);
+	evi_unit_commit(&unit);
 	if (step != EVI_STEP_DONE)
 		return step;
 
 	report_failure(progress, in_worker, event_id, error);
 	progress->retry_at = Min(progress->retry_at, retry_at);
 	if (next >= 0)
-		move_to(progress, next, &cursor, seq);
+		evi_progress_move(progress, next, &cursor, seq);
 	return EVI_STEP_DONE;
 }
 

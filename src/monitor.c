@@ -19,10 +19,10 @@
 #include "utils/tuplestore.h"
 
 #include "cursor.h"
-#include "dispatch.h"
 #include "event.h"
 #include "evinbox.h"
 #include "shmem.h"
+#include "window.h"
 
 /* counting what waits stops here */
 #define MAX_COUNTED 10000

@@ -236,7 +236,7 @@ open_window(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot)
 
 	if (!window)
 		window = evi_window_open(&progress->cursor, upper, 0, snapshot, runner_context);
-	evi_window_use(progress, window);
+	evi_progress_use_window(progress, window);
 	if (window->count > 0)
 		return;
 

@@ -14,8 +14,8 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "dispatch.h"
 #include "outbox.h"
+#include "window.h"
 
 static int	read_window(const EviCursor *cursor, const EviSnapshot *upper, Snapshot snapshot,
 						int most, int64 **ids);
@@ -81,21 +81,6 @@ evi_window_peek(const EviCursor *cursor, Snapshot snapshot, int most, int64 **id
 	if (count == 0)
 		*ids = later;
 	return count + nlater;
-}
-
-/* Gives an inbox a window, or NULL for none. The last user's end is its end. */
-void
-evi_window_use(EviProgress *progress, EviWindow *window)
-{
-	EviWindow  *former = progress->window;
-
-	progress->window = window;
-	progress->next = 0;
-	progress->limit = 0;
-	if (window)
-		window->users++;
-	if (former && --former->users == 0)
-		MemoryContextDelete(former->context);
 }
 
 static int

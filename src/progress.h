@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * progress.h
+ *		An inbox at work: its cursor, and its way through a window.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_PROGRESS_H
+#define EVI_PROGRESS_H
+
+#include "cursor.h"
+#include "inbox.h"
+#include "window.h"
+
+/* an inbox at work, in a runner or in run() */
+typedef struct EviProgress
+{
+	EviInbox   *inbox;
+	MemoryContext context;		/* holds the cursor */
+	EviCursor	cursor;			/* seq as stored; the rest may be ahead of that */
+	bool		unstored;		/* is it ahead? */
+	EviWindow  *window;			/* NULL if a new one has to be opened */
+	int			next;			/* index of its next event */
+	int			limit;			/* smaller batches after a failure; 0 for none */
+	bool		failing;		/* was the last thing to happen a failure? */
+	int			halts;			/* how often in a row the rule did not work */
+	TimestampTz halted_until;
+	TimestampTz retry_at;		/* earliest due retry; DT_NOEND for none */
+} EviProgress;
+
+extern EviProgress *evi_progress_create(EviInbox *inbox, MemoryContext parent);
+extern void evi_progress_free(EviProgress *progress);
+extern bool evi_progress_read_cursor(EviProgress *progress, Snapshot snapshot);
+extern void evi_progress_pass(EviProgress *progress);
+extern bool evi_progress_has_events(const EviProgress *progress);
+extern void evi_progress_use_window(EviProgress *progress, EviWindow *window);
+extern EviCursor evi_progress_cursor_at(const EviProgress *progress, int next);
+extern void evi_progress_move(EviProgress *progress, int next, const EviCursor *cursor,
+							  int64 stored_seq);
+
+#endif							/* EVI_PROGRESS_H */

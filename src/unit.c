@@ -1,0 +1,72 @@
+/*-------------------------------------------------------------------------
+ *
+ * unit.c
+ *		What happens as a whole or not at all.
+ *
+ * In a worker, a unit is a transaction of its own. In run(), it is a
+ * subtransaction of the caller's, of which there is never more than one at a
+ * time. The caller's memory context is current again after either end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/timeout.h"
+
+#include "event.h"
+#include "unit.h"
+
+void
+evi_unit_begin(EviUnit *unit, bool in_worker)
+{
+	unit->in_worker = in_worker;
+	unit->context = CurrentMemoryContext;
+	unit->owner = CurrentResourceOwner;
+	if (in_worker)
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+	}
+	else
+	{
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(unit->context);
+	}
+}
+
+void
+evi_unit_commit(EviUnit *unit)
+{
+	if (unit->in_worker)
+		CommitTransactionCommand();
+	else
+	{
+		ReleaseCurrentSubTransaction();
+		CurrentResourceOwner = unit->owner;
+	}
+	MemoryContextSwitchTo(unit->context);
+}
+
+/* in a PG_CATCH block; returns the error, which is handled by that */
+ErrorData *
+evi_unit_undo(EviUnit *unit)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(unit->context);
+	error = CopyErrorData();
+	FlushErrorState();
+
+	evi_event_set_cause(0, 0);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	if (unit->in_worker)
+		AbortCurrentTransaction();
+	else
+	{
+		RollbackAndReleaseCurrentSubTransaction();
+		CurrentResourceOwner = unit->owner;
+	}
+	MemoryContextSwitchTo(unit->context);
+	return error;
+}
