@@ -64,6 +64,8 @@ CREATE TABLE evinbox.action (
 );
 
 COMMENT ON TABLE evinbox.action IS 'The actions of closed subject types: a type with a row here accepts no others';
+COMMENT ON COLUMN evinbox.action.subject_type IS 'The closed type';
+COMMENT ON COLUMN evinbox.action.action IS 'An action that it has';
 COMMENT ON COLUMN evinbox.action.required IS 'Keys that an event''s metadata must have';
 
 ------------------------------------------------------------------------------
@@ -93,6 +95,7 @@ CREATE TABLE evinbox.inbox (
 );
 
 COMMENT ON TABLE evinbox.inbox IS 'Rules: which events, and what to do about them';
+COMMENT ON COLUMN evinbox.inbox.name IS 'What it is called by; may be changed';
 COMMENT ON COLUMN evinbox.inbox.owner IS 'The role that condition and handler run as';
 COMMENT ON COLUMN evinbox.inbox.subject_types IS 'Events of these subject types; NULL for all';
 COMMENT ON COLUMN evinbox.inbox.actions IS 'Events with these actions; NULL for all';
@@ -132,8 +135,16 @@ CREATE INDEX delivery_state_idx ON evinbox.delivery (inbox, state, updated_at);
 CREATE INDEX delivery_due_idx ON evinbox.delivery (inbox, next_at) WHERE state = 'retry';
 
 COMMENT ON TABLE evinbox.delivery IS 'Events that an inbox could not handle, yet or at all; plain success leaves no row';
+COMMENT ON COLUMN evinbox.delivery.inbox IS 'The inbox that could not handle it';
+COMMENT ON COLUMN evinbox.delivery.event_id IS 'The event';
 COMMENT ON COLUMN evinbox.delivery.state IS '''retry'': will be tried again at next_at; ''dead'': given up';
-COMMENT ON COLUMN evinbox.delivery.error_context IS 'Where the error happened: the call stack of the handler';
+COMMENT ON COLUMN evinbox.delivery.attempts IS 'How often it has failed';
+COMMENT ON COLUMN evinbox.delivery.next_at IS 'When it is tried again';
+COMMENT ON COLUMN evinbox.delivery.last_error IS 'Message of the last failure';
+COMMENT ON COLUMN evinbox.delivery.last_sqlstate IS 'SQLSTATE of the last failure';
+COMMENT ON COLUMN evinbox.delivery.error_context IS 'Where that happened: the call stack of the handler';
+COMMENT ON COLUMN evinbox.delivery.created_at IS 'When it failed first';
+COMMENT ON COLUMN evinbox.delivery.updated_at IS 'When it failed last';
 
 ------------------------------------------------------------------------------
 -- The engine's own tables
@@ -323,7 +334,7 @@ SELECT i.name,
 	i.owner,
 	CASE
 		WHEN NOT i.enabled THEN 'paused'
-		WHEN h.inbox_id IS NOT NULL THEN 'halted'
+		WHEN h.inbox_id IS NOT NULL OR o.oid IS NULL THEN 'halted'
 		WHEN i.dispatch = 'scheduled' THEN 'scheduled'
 		WHEN w.running THEN 'running'
 		ELSE 'no worker'
@@ -337,9 +348,13 @@ SELECT i.name,
 	(SELECT pg_catalog.count(*)
 		FROM (SELECT FROM evinbox.delivery d
 			WHERE d.inbox = i.name AND d.state = 'dead' LIMIT 10000) AS x) AS dead,
-	COALESCE(h.reason, l.last_error) AS last_error,
+	CASE
+		WHEN o.oid IS NULL THEN pg_catalog.format('role "%s" does not exist', i.owner)
+		ELSE COALESCE(h.reason, l.last_error)
+	END AS last_error,
 	COALESCE(h.halted_at, l.updated_at) AS last_error_at
 FROM evinbox.inbox i
+	LEFT JOIN pg_catalog.pg_roles o ON o.rolname = i.owner
 	LEFT JOIN evinbox_internal.halt h ON h.inbox_id = i.id
 	CROSS JOIN LATERAL evinbox_internal.inbox_progress(i.id) p
 	LEFT JOIN LATERAL (
@@ -354,10 +369,9 @@ FROM evinbox.inbox i
 	CROSS JOIN LATERAL (
 		SELECT pg_catalog.count(*) > 0 AS running
 		FROM evinbox_internal.workers() k
-			JOIN pg_catalog.pg_roles r ON r.oid = k.owner_id
 			JOIN pg_catalog.pg_database b ON b.oid = k.database_id
 		WHERE k.kind = 'runner' AND k.state = 'running'
-			AND r.rolname = i.owner AND b.datname = pg_catalog.current_database()) w;
+			AND k.owner_id = o.oid AND b.datname = pg_catalog.current_database()) w;
 
 COMMENT ON VIEW evinbox.inbox_status IS 'Each inbox: its state, how far it is behind, what fails';
 COMMENT ON COLUMN evinbox.inbox_status.state IS 'running, scheduled, paused, halted (the rule cannot work; see last_error) or no worker';

@@ -22,6 +22,7 @@
 
 #include "dispatch.h"
 #include "query.h"
+#include "unit.h"
 #include "wakeup.h"
 
 #define CRON_EXTENSION "pg_cron"
@@ -34,7 +35,7 @@ static EviInbox *find_own_inbox(const char *name);
 static int64 run_inbox(EviInbox *inbox, int64 most);
 static void lock_and_read(EviProgress *progress);
 static bool run_window(EviProgress *progress, MemoryContext context, int64 most,
-					   int64 *looked_at, int64 *handled);
+					   int64 *handled);
 static void run_retries(EviProgress *progress, MemoryContext context, int64 *handled);
 static void require_cron(void);
 static void check_schedule(const char *schedule);
@@ -49,16 +50,15 @@ evinbox_run(PG_FUNCTION_ARGS)
 {
 	int64		most = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1);
 	int64		handled = 0;
-	int16		depth;
 
 	if (most < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must be positive")));
-	if (evi_event_cause(&depth) != 0)
+	if (evi_unit_is_open())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("run() cannot be called within a handler")));
+				 errmsg("run() cannot be called by a rule")));
 
 	if (!PG_ARGISNULL(0))
 	{
@@ -176,14 +176,13 @@ run_inbox(EviInbox *inbox, int64 most)
 	MemoryContext former = MemoryContextSwitchTo(context);
 	EviProgress *progress = evi_progress_create(inbox, context);
 	int64		handled = 0;
-	int64		looked_at = 0;
 
 	/* the runner may have turned away from the inbox because of us */
 	evi_wakeup_runners();
 
 	lock_and_read(progress);
 	run_retries(progress, context, &handled);
-	while (progress->cursor.done && run_window(progress, context, most, &looked_at, &handled))
+	while (progress->cursor.done && run_window(progress, context, most, &handled))
 		 /* until there is nothing more */ ;
 
 	MemoryContextSwitchTo(former);
@@ -221,8 +220,7 @@ lock_and_read(EviProgress *progress)
 
 /* One window. Returns whether there may be another one. */
 static bool
-run_window(EviProgress *progress, MemoryContext context, int64 most,
-		   int64 *looked_at, int64 *handled)
+run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *handled)
 {
 	uint64		own_xid = U64FromFullTransactionId(GetTopFullTransactionIdIfAny());
 	EviWindow  *window;
@@ -244,7 +242,7 @@ run_window(EviProgress *progress, MemoryContext context, int64 most,
 
 	while (evi_progress_has_events(progress))
 	{
-		int64		left = most - *handled;
+		int64		left = most - *handled - progress->failures;
 
 		if (left <= 0)
 			return false;

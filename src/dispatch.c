@@ -183,6 +183,8 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 									attempt.batch->action[0]) ? 1 : 0;
 				handle_events(&attempt);
 				evi_delivery_done(inbox, due->event_id);
+				if (progress->halts > 0)
+					evi_halt_clear(inbox->id);
 			}
 			PopActiveSnapshot();
 		}
@@ -201,6 +203,8 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 	}
 	PG_END_TRY();
 
+	if (step == EVI_STEP_DONE)
+		progress->halts = 0;
 	*handled += attempt.nhandled;
 	return step;
 }
@@ -288,7 +292,7 @@ handle_events(Attempt *attempt)
 	evi_inbox_prepare(inbox, &handler);
 
 	attempt->phase = PHASE_EVENT;
-	if (inbox->condition)
+	if (inbox->condition && attempt->nchosen > 0)
 		filter_events(attempt);
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "evinbox handler",
@@ -460,6 +464,7 @@ record_failure(EviProgress *progress, bool in_worker, int64 event_id, int attemp
 		return step;
 
 	report_failure(progress, in_worker, event_id, error);
+	progress->failures++;
 	progress->retry_at = Min(progress->retry_at, retry_at);
 	if (next >= 0)
 		evi_progress_move(progress, next, &cursor, seq);

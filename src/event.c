@@ -44,6 +44,7 @@ static int16 cause_depth = 0;
 static void check_text(const char *what, text *value);
 static void check_required(text *subject_type, text *action, Datum required, Jsonb *metadata);
 static bool text_equal(text *a, text *b);
+static bool is_plain(Relation rel, const bool *isnull);
 static bool has_only_our_triggers(Relation rel);
 static int	fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot,
 					  EviBatch *batch);
@@ -112,39 +113,35 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 }
 
 /*
- * Is evinbox.event as the extension has made it? Then evi_event_insert() may
- * be used. Triggers, constraints and columns of others have to be respected.
+ * Inserts an event that is complete but for its id, which is returned. It
+ * goes right into its partition, and no trigger runs. Returns 0 if that would
+ * not be the same as an INSERT, because somebody has added something to the
+ * table or to the partition.
  */
-bool
-evi_event_table_is_plain(void)
-{
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
-	TupleConstr *constr = RelationGetDescr(parent)->constr;
-	bool		result = RelationGetDescr(parent)->natts == Natts_event &&
-		(!constr || (constr->num_check == 0 && !constr->has_generated_stored)) &&
-		!parent->rd_rel->relrowsecurity && has_only_our_triggers(parent);
-
-	table_close(parent, NoLock);
-	return result;
-}
-
-/* Inserts a complete event but for its id, which is returned. No trigger runs. */
 int64
 evi_event_insert(Datum *values, bool *isnull)
 {
 	int64		id = nextval_internal(evi_relation_oid(EVI_EVENT_SEQ), false);
+	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
 	EviPartition partition;
 	Relation	rel;
-	HeapTuple	tuple;
 
 	evi_relation_partition_of(id, &partition);
 	rel = table_open(partition.relid, RowExclusiveLock);
 	values[Anum_event_id - 1] = Int64GetDatum(id);
 	isnull[Anum_event_id - 1] = false;
-	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
-	CatalogTupleInsert(rel, tuple);
-	heap_freetuple(tuple);
+
+	if (is_plain(parent, isnull) && is_plain(rel, isnull))
+	{
+		HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+
+		CatalogTupleInsert(rel, tuple);
+		heap_freetuple(tuple);
+	}
+	else
+		id = 0;
 	table_close(rel, NoLock);
+	table_close(parent, NoLock);
 	return id;
 }
 
@@ -281,6 +278,22 @@ text_equal(text *a, text *b)
 {
 	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
 		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
+/* Has a table no more than the extension has given it, for a row like this? */
+static bool
+is_plain(Relation rel, const bool *isnull)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		result = desc->natts == Natts_event && list_length(indexes) == EVI_EVENT_INDEXES &&
+		(!desc->constr || (desc->constr->num_check == 0 && !desc->constr->has_generated_stored)) &&
+		!rel->rd_rel->relrowsecurity && has_only_our_triggers(rel);
+
+	list_free(indexes);
+	for (int i = 0; i < Natts_event && result; i++)
+		result = !isnull[i] || !TupleDescAttr(desc, i)->attnotnull;
+	return result;
 }
 
 static bool

@@ -153,7 +153,10 @@ evi_inbox_prepare(EviInbox *inbox, EviHandler *handler)
 				 errhint("Use GRANT EXECUTE ON FUNCTION.")));
 	fmgr_info(function, &handler->function);
 
-	if (inbox->condition && inbox->plan && !SPI_plan_is_valid(inbox->plan))
+	/* one that was not kept went with the SPI connection of its batch */
+	if (!inbox->keeps_plan)
+		inbox->plan = NULL;
+	if (inbox->plan && !SPI_plan_is_valid(inbox->plan))
 		evi_inbox_forget_plan(inbox);
 	if (inbox->condition && !inbox->plan)
 	{

@@ -22,6 +22,7 @@ typedef struct EviProgress
 	EviWindow  *window;			/* NULL if a new one has to be opened */
 	int			next;			/* index of its next event */
 	int			limit;			/* smaller batches after a failure; 0 for none */
+	int64		failures;		/* of events, since it was created */
 	bool		failing;		/* was the last thing to happen a failure? */
 	int			halts;			/* how often in a row the rule did not work */
 	TimestampTz halted_until;

@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
@@ -30,6 +31,7 @@
 #include "relation.h"
 
 static void check_expression(const char *condition);
+static bool refuse_parameters(Node *node, void *context);
 static void point_into_condition(void *arg);
 static void expect(int actual, int expected, const char *sql);
 
@@ -190,6 +192,20 @@ check_expression(const char *condition)
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("condition is not one expression"),
 				 errhint("Write a boolean expression over \"e\", for instance: e.metadata->>'urgency' = 'high'.")));
+	(void) refuse_parameters((Node *) select, NULL);
+}
+
+/* $1 would be all events of the batch */
+static bool
+refuse_parameters(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, ParamRef))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_PARAMETER),
+				 errmsg("there is no parameter $%d", ((ParamRef *) node)->number)));
+	return raw_expression_tree_walker(node, refuse_parameters, context);
 }
 
 /* a position in an error is one in the condition, not in the user's query */

@@ -96,13 +96,17 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc;
-	Datum		values[Natts_event];
-	bool		isnull[Natts_event];
+	Datum	   *values;
+	bool	   *isnull;
 	Datum		replacement[lengthof(completed)];
 	bool		replacement_isnull[lengthof(completed)];
 
 	check_trigger(fcinfo);
 	desc = RelationGetDescr(trigger->tg_relation);
+
+	/* somebody may have added columns */
+	values = palloc(sizeof(Datum) * desc->natts);
+	isnull = palloc(sizeof(bool) * desc->natts);
 	heap_deform_tuple(trigger->tg_trigtuple, desc, values, isnull);
 	complete_event(values, isnull);
 
@@ -148,6 +152,7 @@ record_event(FunctionCallInfo fcinfo, PGFunction id_out)
 {
 	EviEventKey key = {0};
 	Jsonb	   *metadata = NULL;
+	int64		id;
 
 	if (!PG_ARGISNULL(ARG_SUBJECT_TYPE))
 		key.subject_type = PG_GETARG_TEXT_PP(ARG_SUBJECT_TYPE);
@@ -170,7 +175,10 @@ record_event(FunctionCallInfo fcinfo, PGFunction id_out)
 	if (!PG_ARGISNULL(ARG_THROTTLE) && is_throttled(&key, PG_GETARG_INTERVAL_P(ARG_THROTTLE)))
 		PG_RETURN_NULL();
 
-	PG_RETURN_INT64(insert_event(fcinfo, key.subject_id));
+	id = insert_event(fcinfo, key.subject_id);
+	if (id == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(id);
 }
 
 /*
@@ -331,16 +339,16 @@ insert_event(FunctionCallInfo fcinfo, text *subject_id)
 			set_value(values, isnull, columns[i].attno, PG_GETARG_DATUM(columns[i].arg));
 	set_value(values, isnull, Anum_event_subject_id, PointerGetDatum(subject_id));
 
-	if (!evi_event_table_is_plain())
-		return insert_by_sql(values, isnull);
-
 	complete_event(values, isnull);
 	id = evi_event_insert(values, isnull);
+	if (id == 0)
+		return insert_by_sql(values, isnull);
 	evi_outbox_add(id);
 	CommandCounterIncrement();
 	return id;
 }
 
+/* returns 0 if somebody's trigger has prevented it */
 static int64
 insert_by_sql(Datum *values, bool *isnull)
 {
@@ -358,7 +366,7 @@ insert_by_sql(Datum *values, bool *isnull)
 	Datum		args[lengthof(attnos)];
 	char		nulls[lengthof(attnos)];
 	EviSection	section;
-	int64		id;
+	int64		id = 0;
 	bool		id_isnull;
 
 	for (int i = 0; i < lengthof(attnos); i++)
@@ -368,8 +376,8 @@ insert_by_sql(Datum *values, bool *isnull)
 	}
 	evi_query_open();
 	evi_section_enter(&section);
-	(void) evi_query_run(&insert, args, nulls, 0);
-	id = DatumGetInt64(evi_query_value(0, 1, &id_isnull));
+	if (evi_query_run(&insert, args, nulls, 0) > 0)
+		id = DatumGetInt64(evi_query_value(0, 1, &id_isnull));
 	evi_section_leave(&section);
 	evi_query_close();
 	return id;

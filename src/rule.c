@@ -51,11 +51,13 @@ typedef struct RuleRow
 
 static void read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc);
 static char *get_text(const RuleRow *row, int attno);
+static bool is_same_code(const RuleRow *a, const RuleRow *b);
 static bool same_text(const RuleRow *a, const RuleRow *b, int attno);
 static void check_lists(const RuleRow *row);
 static void check_limits(const RuleRow *row);
 static void check_interval(const RuleRow *row, int attno, const char *name);
 static Oid	check_owner(const RuleRow *row);
+static void check_former_owner(const RuleRow *row);
 static char *check_code(const RuleRow *row, Oid owner);
 static void check_condition_context(void *arg);
 static void start_cursor(int32 inbox_id);
@@ -70,10 +72,9 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	HeapTuple	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
 	RuleRow		new;
 	RuleRow		old;
-	Oid			owner;
-	int			replaced[2] = {Anum_inbox_handler, Anum_inbox_search_path};
-	Datum		replacement[2];
-	bool		replacement_isnull[2] = {false, false};
+	int			replaced[] = {Anum_inbox_handler, Anum_inbox_search_path, Anum_inbox_id};
+	Datum		replacement[lengthof(replaced)];
+	bool		replacement_isnull[lengthof(replaced)] = {0};
 
 	read_row(&new, tuple, desc);
 	if (is_update)
@@ -85,24 +86,24 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 				 errmsg("name of an inbox must not be empty")));
 	check_lists(&new);
 	check_limits(&new);
-	owner = check_owner(&new);
 
 	/* pausing a rule must not need a rule that works */
-	if (is_update && same_text(&new, &old, Anum_inbox_handler) &&
-		same_text(&new, &old, Anum_inbox_statement) &&
-		same_text(&new, &old, Anum_inbox_condition) &&
-		namestrcmp(DatumGetName(new.values[Anum_inbox_owner - 1]),
-				   NameStr(*DatumGetName(old.values[Anum_inbox_owner - 1]))) == 0)
+	replacement[2] = (is_update ? &old : &new)->values[Anum_inbox_id - 1];
+	if (is_update)
+		check_former_owner(&old);
+	if (is_update && is_same_code(&new, &old))
 	{
 		replacement[0] = old.values[Anum_inbox_handler - 1];
 		replacement[1] = old.values[Anum_inbox_search_path - 1];
 	}
 	else
 	{
+		Oid			owner = check_owner(&new);
+
 		replacement[0] = CStringGetTextDatum(check_code(&new, owner));
 		replacement[1] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
 	}
-	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 2, replaced,
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, lengthof(replaced), replaced,
 													 replacement, replacement_isnull));
 }
 
@@ -148,6 +149,20 @@ static char *
 get_text(const RuleRow *row, int attno)
 {
 	return row->isnull[attno - 1] ? NULL : TextDatumGetCString(row->values[attno - 1]);
+}
+
+/* nothing of what is run, as whom and by whom */
+static bool
+is_same_code(const RuleRow *a, const RuleRow *b)
+{
+	static const int attnos[] = {Anum_inbox_handler, Anum_inbox_statement, Anum_inbox_condition,
+	Anum_inbox_dispatch};
+
+	for (int i = 0; i < lengthof(attnos); i++)
+		if (!same_text(a, b, attnos[i]))
+			return false;
+	return strcmp(NameStr(*DatumGetName(a->values[Anum_inbox_owner - 1])),
+				  NameStr(*DatumGetName(b->values[Anum_inbox_owner - 1]))) == 0;
 }
 
 static bool
@@ -256,6 +271,19 @@ check_owner(const RuleRow *row)
 				 errmsg("role \"%s\" cannot log in, so no worker can run its rules", name),
 				 errhint("Use ALTER ROLE ... LOGIN (no password is needed), or dispatch \"scheduled\".")));
 	return owner;
+}
+
+/* A rule belongs to its owner; that of a role that is gone, to whoever may write. */
+static void
+check_former_owner(const RuleRow *row)
+{
+	char	   *name = NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
+	Oid			owner = get_role_oid(name, true);
+
+	if (OidIsValid(owner) && !is_member_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be member of role \"%s\" to change its rule", name)));
 }
 
 /* Looks up handler and condition; returns the handler's full name. */

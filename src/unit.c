@@ -17,9 +17,12 @@
 #include "event.h"
 #include "unit.h"
 
+static bool is_open = false;
+
 void
 evi_unit_begin(EviUnit *unit, bool in_worker)
 {
+	Assert(!is_open);
 	unit->in_worker = in_worker;
 	unit->context = CurrentMemoryContext;
 	unit->owner = CurrentResourceOwner;
@@ -33,6 +36,7 @@ evi_unit_begin(EviUnit *unit, bool in_worker)
 		BeginInternalSubTransaction(NULL);
 		MemoryContextSwitchTo(unit->context);
 	}
+	is_open = true;
 }
 
 void
@@ -46,6 +50,7 @@ evi_unit_commit(EviUnit *unit)
 		CurrentResourceOwner = unit->owner;
 	}
 	MemoryContextSwitchTo(unit->context);
+	is_open = false;
 }
 
 /* in a PG_CATCH block; returns the error, which is handled by that */
@@ -68,5 +73,13 @@ evi_unit_undo(EviUnit *unit)
 		CurrentResourceOwner = unit->owner;
 	}
 	MemoryContextSwitchTo(unit->context);
+	is_open = false;
 	return error;
+}
+
+/* Are we in the middle of one, that is, is this called by a rule? */
+bool
+evi_unit_is_open(void)
+{
+	return is_open;
 }

@@ -54,6 +54,7 @@ sub install_evinbox
 CREATE EXTENSION evinbox;
 CREATE TABLE public.handled (
 	n bigserial, inbox text, event_id bigint, subject text, action text);
+CREATE INDEX ON public.handled (inbox, event_id);
 CREATE FUNCTION public.handle(e evinbox.event, config jsonb) RETURNS void
 LANGUAGE sql AS $$
 	INSERT INTO public.handled (inbox, event_id, subject, action)

@@ -30,7 +30,7 @@ SELECT string_agg(concat_ws(' ', kind, database, owner, state, starts), ', ' ORD
 FROM evinbox.worker_status
 EOS
 is_sql($node, $db,
-	"SELECT bool_and(application_name = backend_type) FROM pg_stat_activity"
+	"SELECT bool_and(starts_with(application_name, backend_type)) FROM pg_stat_activity"
 	  . " WHERE backend_type LIKE 'evinbox %'",
 	't', 'they have telling application names');
 is_sql($node, $db, "SELECT state FROM evinbox.inbox_status WHERE name = 'all'",

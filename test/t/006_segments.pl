@@ -131,6 +131,7 @@ is_sql($node, $db, "SELECT count(*) FROM handled WHERE subject = 'long'", '2',
 $node->safe_psql($db, "BEGIN; SELECT evinbox.record_event('Thing', 'prepared', 'happened');"
 	  . " PREPARE TRANSACTION 'p'");
 turn_around();
+$_->quit foreach $reader, $writer;
 $node->restart;
 turn_around();
 is_exactly_once($node, $db, 'all', 'beside a prepared transaction');
@@ -158,6 +159,7 @@ turn_around();
 segments_get_emptied('without them, the segments are emptied');
 
 # an inbox that is being created keeps what it may need
+$writer = $node->background_psql($db);
 $writer->query_safe("BEGIN");
 $writer->query_safe("INSERT INTO evinbox.inbox (name, handler, config)"
 	  . " VALUES ('new', 'public.handle', '{\"inbox\": \"new\"}')");

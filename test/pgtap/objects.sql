@@ -1,0 +1,184 @@
+-- The contract: names, types, defaults and arguments of all public objects.
+BEGIN;
+SELECT plan(26);
+
+SELECT has_extension('evinbox');
+SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'evinbox';
+SELECT is(extnamespace::regnamespace::text, 'pg_catalog', 'schema of the extension')
+	FROM pg_extension WHERE extname = 'evinbox';
+SELECT set_eq(
+	$$SELECT nspname FROM pg_namespace WHERE nspname LIKE 'evinbox%'$$,
+	ARRAY['evinbox', 'evinbox_internal']::name[], 'schemas');
+SELECT is_empty(
+	$$SELECT c.oid::regclass FROM pg_class c
+		WHERE c.relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal')
+			AND c.relkind IN ('r', 'p', 'v', 'S') AND NOT EXISTS (
+			SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+				AND (d.deptype = 'e' OR d.deptype = 'i'))$$,
+	'every relation belongs to the extension, or to a column that does');
+
+SELECT set_eq(
+	$$SELECT relname, relkind::text FROM pg_class
+		WHERE relnamespace = 'evinbox'::regnamespace AND relkind NOT IN ('i', 'I', 'c', 't')$$,
+	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('inbox', 'r'), ('delivery', 'r'),
+		('inbox_status', 'v'), ('dead_letter', 'v'), ('worker_status', 'v'),
+		('event_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
+	'public relations');
+
+-- columns, in their order
+CREATE FUNCTION pg_temp.columns_of(relation regclass)
+RETURNS TABLE (name name, type text, required boolean, preset text) LANGUAGE sql AS $$
+	SELECT attname, format_type(atttypid, atttypmod), attnotnull,
+		CASE attidentity WHEN 'a' THEN 'always as identity' WHEN 'd' THEN 'by default as identity'
+			ELSE pg_get_expr(adbin, adrelid) END
+	FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+	WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped
+	ORDER BY attnum
+$$;
+
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.event')$$,
+	$$VALUES ('id'::name, 'bigint', true, 'always as identity'),
+		('subject_type', 'text', true, NULL),
+		('subject_id', 'text', true, NULL),
+		('action', 'text', true, NULL),
+		('actor', 'text', false, NULL),
+		('scope', 'text', false, NULL),
+		('metadata', 'jsonb', true, $q$'{}'::jsonb$q$),
+		('snapshot', 'jsonb', false, NULL),
+		('batch_id', 'bigint', false, NULL),
+		('caused_by', 'bigint', false, NULL),
+		('depth', 'smallint', true, '0'),
+		('occurred_at', 'timestamp with time zone', true, NULL),
+		('recorded_at', 'timestamp with time zone', true, NULL)$$,
+	'columns of event');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.action')$$,
+	$$VALUES ('subject_type'::name, 'text', true, NULL),
+		('action', 'text', true, NULL),
+		('required', 'text[]', true, $q$'{}'::text[]$q$)$$,
+	'columns of action');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.inbox')$$,
+	$$VALUES ('name'::name, 'text', true, NULL),
+		('owner', 'name', true, 'CURRENT_USER'),
+		('subject_types', 'text[]', false, NULL),
+		('actions', 'text[]', false, NULL),
+		('condition', 'text', false, NULL),
+		('handler', 'text', false, NULL),
+		('statement', 'text', false, NULL),
+		('config', 'jsonb', true, $q$'{}'::jsonb$q$),
+		('enabled', 'boolean', true, 'true'),
+		('dispatch', 'text', true, $q$'live'::text$q$),
+		('priority', 'integer', true, '10'),
+		('max_attempts', 'integer', true, '5'),
+		('backoff', 'interval', true, $q$'00:00:15'::interval$q$),
+		('timeout', 'interval', true, $q$'00:00:30'::interval$q$),
+		('batch_size', 'integer', true, '1000'),
+		('id', 'integer', true, 'always as identity'),
+		('search_path', 'text', true, $q$''::text$q$)$$,
+	'columns of inbox');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.delivery')$$,
+	$$VALUES ('inbox'::name, 'text', true, NULL),
+		('event_id', 'bigint', true, NULL),
+		('state', 'text', true, NULL),
+		('attempts', 'integer', true, NULL),
+		('next_at', 'timestamp with time zone', false, NULL),
+		('last_error', 'text', false, NULL),
+		('last_sqlstate', 'text', false, NULL),
+		('error_context', 'text', false, NULL),
+		('created_at', 'timestamp with time zone', true, NULL),
+		('updated_at', 'timestamp with time zone', true, NULL)$$,
+	'columns of delivery');
+SELECT results_eq(
+	$$SELECT name, type FROM pg_temp.columns_of('evinbox.inbox_status')$$,
+	$$VALUES ('name'::name, 'text'), ('owner', 'name'), ('state', 'text'), ('lag_events', 'bigint'),
+		('lag', 'interval'), ('last_dispatch', 'timestamp with time zone'), ('retrying', 'bigint'),
+		('dead', 'bigint'), ('last_error', 'text'), ('last_error_at', 'timestamp with time zone')$$,
+	'columns of inbox_status');
+SELECT results_eq(
+	$$SELECT name, type FROM pg_temp.columns_of('evinbox.dead_letter')$$,
+	$$VALUES ('inbox'::name, 'text'), ('event_id', 'bigint'), ('subject_type', 'text'), ('subject_id', 'text'),
+		('action', 'text'), ('actor', 'text'), ('metadata', 'jsonb'), ('recorded_at', 'timestamp with time zone'),
+		('attempts', 'integer'), ('last_error', 'text'), ('last_sqlstate', 'text'), ('error_context', 'text'),
+		('first_failed_at', 'timestamp with time zone'), ('died_at', 'timestamp with time zone')$$,
+	'columns of dead_letter');
+SELECT results_eq(
+	$$SELECT name, type FROM pg_temp.columns_of('evinbox.worker_status')$$,
+	$$VALUES ('kind'::name, 'text'), ('database', 'name'), ('owner', 'name'), ('pid', 'integer'), ('state', 'text'),
+		('started_at', 'timestamp with time zone'), ('starts', 'bigint'), ('next_start_at', 'timestamp with time zone')$$,
+	'columns of worker_status');
+
+-- keys
+SELECT results_eq(
+	$$SELECT conrelid::regclass::text COLLATE "default", pg_get_constraintdef(oid) FROM pg_constraint
+		WHERE connamespace = 'evinbox'::regnamespace AND contype IN ('p', 'u', 'f') ORDER BY 1, 2$$,
+	$$VALUES ('evinbox.action', 'PRIMARY KEY (subject_type, action)'),
+		('evinbox.delivery', 'FOREIGN KEY (inbox) REFERENCES evinbox.inbox(name) ON UPDATE CASCADE ON DELETE CASCADE'),
+		('evinbox.delivery', 'PRIMARY KEY (inbox, event_id)'),
+		('evinbox.event', 'PRIMARY KEY (id)'),
+		('evinbox.inbox', 'PRIMARY KEY (name)'),
+		('evinbox.inbox', 'UNIQUE (id)')$$,
+	'keys');
+SELECT is(pg_get_partkeydef('evinbox.event'::regclass), 'RANGE (id)', 'event is partitioned by ranges of id');
+SELECT is_empty(
+	$$SELECT attrelid::regclass, attname FROM pg_attribute
+		WHERE attrelid::regclass::text IN ('evinbox.event', 'evinbox.action', 'evinbox.inbox', 'evinbox.delivery')
+			AND attnum > 0 AND atttypid = 'text'::regtype AND attcollation <> '"C"'::regcollation
+			AND (attrelid::regclass::text, attname) NOT IN (
+				('evinbox.inbox', 'condition'), ('evinbox.inbox', 'handler'), ('evinbox.inbox', 'statement'),
+				('evinbox.inbox', 'search_path'), ('evinbox.delivery', 'last_error'), ('evinbox.delivery', 'error_context'))$$,
+	'identifiers are compared bytewise');
+
+-- functions: arguments with their defaults, result, and how they may be called
+SELECT results_eq(
+	$$SELECT proname::text COLLATE "default", pg_get_function_arguments(oid), pg_get_function_result(oid)
+		FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace ORDER BY 1, 2$$,
+	$$VALUES
+		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
+		('record_event', 'subject_type text, subject_id text, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
+		('record_event', 'subject_type text, subject_id uuid, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
+		('run', 'inbox text DEFAULT NULL::text, max_events integer DEFAULT NULL::integer', 'bigint'),
+		('schedule', 'inbox text, schedule text', 'bigint'),
+		('unschedule', 'inbox text', 'void')$$,
+	'public functions');
+SELECT is_empty(
+	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
+		AND (provolatile <> 'v' OR proparallel <> 'u' OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
+	'public functions are volatile, parallel unsafe, and in C');
+SELECT set_eq(
+	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
+	ARRAY['schedule', 'unschedule'], 'strict functions');
+SELECT is_empty(
+	$$SELECT oid::regprocedure FROM pg_proc
+		WHERE pronamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND prosecdef$$,
+	'no function is SECURITY DEFINER');
+
+-- what keeps events as they are
+SELECT results_eq(
+	$$SELECT tgname::text COLLATE "default", tgenabled::text FROM pg_trigger
+		WHERE tgrelid = 'evinbox.event'::regclass AND NOT tgisinternal ORDER BY 1$$,
+	$$VALUES ('event_after_insert', 'O'), ('event_before_insert', 'O'),
+		('event_refuse_change', 'A'), ('event_refuse_row_change', 'A')$$,
+	'triggers of event');
+SELECT is_empty(
+	$$SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'evinbox.event'::regclass
+		AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = inhrelid AND tgenabled = 'A' AND tgtype & 32 > 0)$$,
+	'no partition can be truncated');
+
+-- pg_upgrade refuses tables that refer to functions and the like by OID
+SELECT is_empty(
+	$$SELECT attrelid::regclass, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relkind IN ('r', 'p')
+			AND attnum > 0 AND format_type(atttypid, NULL) LIKE 'reg%'$$,
+	'no table has a reg* column');
+SELECT is_empty(
+	$$SELECT c.oid::regclass FROM pg_class c WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal')
+		AND relkind IN ('r', 'p') AND relpersistence <> 'p'$$,
+	'every table is logged');
+SELECT has_trigger('evinbox', 'inbox', 'inbox_check', 'rules are checked');
+SELECT is(evtname::text, 'evinbox_before_drop', 'the event trigger') FROM pg_event_trigger WHERE evtname LIKE 'evinbox%';
+
+SELECT * FROM finish();
+ROLLBACK;

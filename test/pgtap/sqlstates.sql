@@ -1,0 +1,110 @@
+-- Programs go by SQLSTATEs: those of all refusals.
+BEGIN;
+SELECT plan(62);
+CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
+REVOKE EXECUTE ON FUNCTION guarded FROM PUBLIC;
+INSERT INTO evinbox.action VALUES ('Closed', 'done', '{reason}');
+
+-- recording, by each of its ways
+SELECT throws_ok($$SELECT evinbox.record_event(NULL, '1', 'done')$$, '22004', 'subject type must not be null');
+SELECT throws_ok($$SELECT evinbox.record_event('T', NULL::text, 'done')$$, '22004', 'subject id must not be null');
+SELECT throws_ok($$SELECT evinbox.record_event('T', NULL::bigint, 'done')$$, '22004', 'subject id must not be null');
+SELECT throws_ok($$SELECT evinbox.record_event('T', NULL::uuid, 'done')$$, '22004', 'subject id must not be null');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '1', NULL)$$, '22004', 'action must not be null');
+SELECT throws_ok($$SELECT evinbox.record_event('', '1', 'done')$$, '22023', 'subject type must not be empty');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '', 'done')$$, '22023', 'subject id must not be empty');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '1', '')$$, '22023', 'action must not be empty');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '1', 'done', metadata => '[]')$$, '22023', 'metadata must be a JSON object');
+SELECT throws_ok($$SELECT evinbox.record_event('Closed', '1', 'other')$$, '23514', 'subject type "Closed" has no action "other"');
+SELECT throws_ok($$SELECT evinbox.record_event('Closed', '1', 'done')$$, '23514',
+	'metadata of action "done" of subject type "Closed" lacks key "reason"');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '1', 'done', throttle => '-1 second')$$, '22023', 'throttle must not be negative');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '1', 'done', throttle => '10000 years')$$, '22008');
+SELECT throws_ok($$SELECT evinbox.record_event('T', '1', 'done', throttle_by => 'both')$$, '22023',
+	'unrecognized value for throttle_by: "both"');
+SELECT throws_ok($$INSERT INTO evinbox.event (subject_id, action) VALUES ('1', 'done')$$, '22004', 'subject type must not be null');
+SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action) VALUES ('T', '', 'done')$$, '22023',
+	'subject id must not be empty');
+SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action) VALUES ('Closed', '1', 'other')$$, '23514');
+SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action, metadata) VALUES ('T', '1', 'done', '1')$$, '22023');
+SELECT throws_ok($$INSERT INTO evinbox.event (id, subject_type, subject_id, action) VALUES (1, 'T', '1', 'done')$$, '428C9');
+
+-- events stay as they are
+SELECT throws_ok($$UPDATE evinbox.event SET actor = NULL$$, '23001', 'evinbox.event is append-only');
+SELECT throws_ok($$DELETE FROM evinbox.event$$, '23001', 'evinbox.event is append-only');
+SELECT throws_ok($$TRUNCATE evinbox.event$$, '23001', 'evinbox.event is append-only');
+SELECT throws_ok($$MERGE INTO evinbox.event e USING (VALUES (1)) v (id) ON e.id = v.id WHEN MATCHED THEN DELETE$$, '23001');
+SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action) VALUES ('T', '1', 'done')
+	ON CONFLICT (id) DO UPDATE SET actor = NULL$$, '23001');
+
+-- actions
+SELECT throws_ok($$INSERT INTO evinbox.action VALUES ('', 'done')$$, '23514');
+SELECT throws_ok($$INSERT INTO evinbox.action VALUES ('T', '')$$, '23514');
+SELECT throws_ok($$INSERT INTO evinbox.action VALUES ('T', 'done', '{NULL}')$$, '23514');
+SELECT throws_ok($$INSERT INTO evinbox.action VALUES ('Closed', 'done')$$, '23505');
+
+-- rules
+CREATE FUNCTION pg_temp.insert_rule(VARIADIC text[]) RETURNS text LANGUAGE sql AS $$
+	SELECT format('INSERT INTO evinbox.inbox (name, dispatch, %s) VALUES (''i'', ''scheduled'', %s)',
+		(SELECT string_agg(quote_ident($1[n]), ', ' ORDER BY n) FROM generate_series(1, cardinality($1), 2) n),
+		(SELECT string_agg(quote_nullable($1[n + 1]), ', ' ORDER BY n) FROM generate_series(1, cardinality($1), 2) n))
+$$;
+SELECT throws_ok(pg_temp.insert_rule('handler', 'missing'), '42883', NULL, 'no such handler');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'a_set'), '42809', NULL, 'a handler that returns a set');
+SELECT throws_ok(pg_temp.insert_rule('handler', ''), '42602', NULL, 'an empty handler');
+SELECT throws_ok(pg_temp.insert_rule('priority', '1'), '22023', NULL, 'neither handler nor statement');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'statement', 'SELECT 1'), '22023', NULL, 'both');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT 1'), '0A000', NULL, 'a statement');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'e.id ='), '42601', NULL, 'a condition that does not parse');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'true; DROP TABLE t'), '42601', NULL, 'two statements');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'true, true'), '42601', NULL, 'two expressions');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'e.id'), '42804', NULL, 'a condition that is not boolean');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'e.missing'), '42703', NULL, 'a condition on no column');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'missing(e)'), '42883', NULL, 'a condition of no function');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'EXISTS (TABLE missing)'), '42P01', NULL, 'a condition on no table');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'batch_size', '0'), '22023', NULL, 'batch_size');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'max_attempts', '0'), '22023', NULL, 'max_attempts');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'backoff', '-1 s'), '22023', NULL, 'backoff');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'timeout', '-1 s'), '22023', NULL, 'timeout');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'actions', '{}'), '22023', NULL, 'an empty list');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'config', NULL), '23502', NULL, 'a null');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'owner', 'evinbox_test_nobody'), '42704', NULL, 'an owner that does not exist');
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'one', 'sometimes')$$, '22023', NULL, 'dispatch');
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler) VALUES ('', 'one')$$, '22023', NULL, 'no name');
+CREATE ROLE evinbox_test_owner NOLOGIN;
+CREATE ROLE evinbox_test_writer NOLOGIN;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_writer;
+GRANT SELECT, INSERT ON evinbox.inbox TO evinbox_test_writer;
+GRANT EXECUTE ON FUNCTION evinbox.run, evinbox.schedule TO evinbox_test_writer;
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, owner) VALUES ('i', 'one', 'evinbox_test_owner')$$, '55000', NULL,
+	'an owner that cannot log in');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'guarded', 'owner', 'evinbox_test_owner'), '42501', NULL,
+	'a handler that is not the owner''s to execute');
+INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'one', 'scheduled');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one'), '23505', NULL, 'a name that is taken');
+
+-- dispatching
+SELECT throws_ok($$SELECT evinbox.run('missing')$$, '42704', 'inbox "missing" does not exist');
+SELECT throws_ok($$SELECT evinbox.run('i', 0)$$, '22023', 'max_events must be positive');
+SELECT throws_ok($$SELECT evinbox.schedule('missing', '* * * * *')$$, '42704', 'inbox "missing" does not exist');
+SELECT throws_ok($$SELECT evinbox.schedule('i', '* * * * *')$$, '55000', 'pg_cron is not installed in this database');
+SELECT throws_ok($$SELECT evinbox.unschedule('i')$$, '55000', 'pg_cron is not installed in this database');
+SET LOCAL ROLE evinbox_test_writer;
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('j', 'one', 'scheduled', 'evinbox_test_owner')$$,
+	'42501', 'must be member of role "evinbox_test_owner" to write a rule for it');
+SELECT throws_ok($$SELECT evinbox.run('i')$$, '42501', 'inbox "i" belongs to another role');
+SELECT throws_ok($$SELECT evinbox.schedule('i', '* * * * *')$$, '42501', 'inbox "i" belongs to another role');
+RESET ROLE;
+
+-- what a handler raises is kept
+CREATE FUNCTION fail(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'no' USING errcode = 'EV001'; END $$;
+INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('fail', 'fail', 'scheduled');
+SELECT evinbox.record_event('T', '1', 'done') AS failing \gset
+SET LOCAL client_min_messages = error;
+SELECT evinbox.run('fail') AS handled \gset
+SELECT is(last_sqlstate, 'EV001', 'a delivery has the handler''s SQLSTATE') FROM evinbox.delivery WHERE event_id = :failing;
+
+SELECT * FROM finish();
+ROLLBACK;
