@@ -25,10 +25,12 @@
 	pg_proc_aclcheck((objectid), (roleid), (mode))
 #endif
 
-/* 16: likewise object_ownercheck() */
+/* 16: likewise object_ownercheck(); we ask for databases and extensions */
 #if PG_VERSION_NUM < 160000
 #define object_ownercheck(classid, objectid, roleid) \
-	pg_database_ownercheck((objectid), (roleid))
+	((classid) == DatabaseRelationId ? \
+	 pg_database_ownercheck((objectid), (roleid)) : \
+	 pg_extension_ownercheck((objectid), (roleid)))
 #endif
 
 /* 16: parsing of names can report errors softly, which we never ask for */
@@ -52,6 +54,14 @@
 #define BGWORKER_BYPASS_ROLELOGINCHECK 0
 #else
 #define EVI_WORKER_NEEDS_LOGIN false
+#endif
+
+/* 17: transaction_timeout */
+#if PG_VERSION_NUM < 170000
+#define evi_disable_transaction_timeout() ((void) 0)
+#else
+#define evi_disable_transaction_timeout() \
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
 #endif
 
 /* 18: a library can say its name and version */

@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "dispatch.h"
+#include "outbox.h"
 #include "query.h"
 #include "unit.h"
 #include "wakeup.h"
@@ -177,13 +178,21 @@ run_inbox(EviInbox *inbox, int64 most)
 	EviProgress *progress = evi_progress_create(inbox, context);
 	int64		handled = 0;
 
-	/* the runner may have turned away from the inbox because of us */
-	evi_wakeup_runners();
-
+	evi_wakeup_runners_at_any_end();
 	lock_and_read(progress);
-	run_retries(progress, context, &handled);
-	while (progress->cursor.done && run_window(progress, context, most, &handled))
-		 /* until there is nothing more */ ;
+
+	/* the rule may have been changed while we waited for the lock */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	progress->inbox = evi_inbox_find(inbox->name, GetActiveSnapshot());
+	PopActiveSnapshot();
+
+	if (progress->inbox && progress->inbox->id == inbox->id && progress->inbox->enabled &&
+		progress->inbox->owner == GetUserId() && progress->cursor.done)
+	{
+		run_retries(progress, context, &handled);
+		while (run_window(progress, context, most, &handled))
+			 /* until there is nothing more */ ;
+	}
 
 	MemoryContextSwitchTo(former);
 	MemoryContextDelete(context);
@@ -250,6 +259,9 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 			return false;
 		CHECK_FOR_INTERRUPTS();
 	}
+
+	if (window->own_last != 0)
+		evi_outbox_close_until(own_xid, window->own_last);
 
 	/* nothing of it was for this inbox, but that is worth remembering too */
 	if (progress->unstored)

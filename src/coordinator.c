@@ -48,7 +48,7 @@ evi_coordinator_main(Datum arg)
 	Oid			database;
 	Oid			owner;
 	MemoryContext context;
-	int			looks = 0;
+	int			looks = 1;
 
 	evi_worker_start(slot, &database, &owner);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
@@ -72,9 +72,11 @@ evi_coordinator_main(Datum arg)
 		left |= do_chore(evi_partition_make);
 		evi_worker_settle();
 
-		looks = left ? looks + 1 : 0;
-		evi_worker_wait(left ? (long) evi_backoff_ms(FIRST_LOOK_MS, looks, MAX_LOOK_MS) : -1,
-						"waiting for something to look after");
+		/* only looks in vain make the next one later */
+		if (!evi_worker_wait(left ? (long) evi_backoff_ms(FIRST_LOOK_MS, looks, MAX_LOOK_MS) : -1,
+							 "waiting for something to look after"))
+			looks = 0;
+		looks++;
 	}
 }
 
@@ -162,8 +164,11 @@ leave(int slot)
 
 	evi_shmem_lock(true);
 	for (int i = 1; i < evi_shmem_slots(); i++)
-		if (evi_shmem_slot(i)->database == database)
+		if (evi_shmem_slot(i)->database == database && evi_shmem_slot(i)->kind != EVI_SCOUT)
 			evi_shmem_slot(i)->wanted = false;
 	evi_shmem_unlock();
+
+	/* it may be back already */
+	evi_shmem_tell_databases_changed();
 	proc_exit(0);
 }

@@ -45,6 +45,14 @@ static EviCursor *read_newest(EviTable segment, int32 inbox_id, Snapshot snapsho
 static EviCursor *form_cursor(HeapTuple tuple, TupleDesc desc);
 static List *inbox_ids(Snapshot snapshot);
 
+/* Keeps the tables from being truncated until the end of the transaction. */
+void
+evi_cursor_hold(void)
+{
+	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
+		LockRelationOid(evi_relation_oid(EVI_CURSOR + i), AccessShareLock);
+}
+
 /* Locks an inbox until the end of the transaction. */
 bool
 evi_cursor_lock(int32 inbox_id, bool wait)
@@ -56,8 +64,7 @@ evi_cursor_lock(int32 inbox_id, bool wait)
 		return false;
 
 	/* see the head of this file */
-	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
-		LockRelationOid(evi_relation_oid(EVI_CURSOR + i), AccessShareLock);
+	evi_cursor_hold();
 	return true;
 }
 
@@ -176,7 +183,7 @@ evi_cursor_fold(void)
 			left = true;
 			continue;
 		}
-		evi_wakeup_runners();
+		evi_wakeup_runners_at_any_end();
 		newer = RegisterSnapshot(GetLatestSnapshot());
 		cursor = evi_cursor_read(inbox_id, newer);
 		if (cursor && segment_of(cursor->seq) == other)

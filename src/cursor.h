@@ -30,6 +30,7 @@ typedef struct EviCursor
 	TimestampTz dispatched_at;	/* of the last handled event; 0 for never */
 } EviCursor;
 
+extern void evi_cursor_hold(void);
 extern bool evi_cursor_lock(int32 inbox_id, bool wait);
 extern EviCursor *evi_cursor_read(int32 inbox_id, Snapshot snapshot);
 extern int64 evi_cursor_seq(int32 inbox_id, Snapshot snapshot);

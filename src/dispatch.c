@@ -65,16 +65,39 @@ typedef struct Attempt
 	int			nhandled;
 } Attempt;
 
+/* what is to be stored after an error */
+typedef struct Setback
+{
+	EviProgress *progress;
+	bool		in_worker;
+	const ErrorData *error;
+
+	/* of an event */
+	int64		event_id;
+	int			former_attempts;
+	int			next;			/* index in the window to go on at, or -1 */
+
+	/* results */
+	EviStep		step;
+	TimestampTz retry_at;
+	EviCursor	cursor;
+	int64		seq;
+} Setback;
+
+static void choose_events(Attempt *attempt, int most);
 static EviBatch *load_batch(EviWindow *window, int from, int most, bool in_worker);
 static EviStep lock_inbox(EviProgress *progress, bool in_worker);
+static EviStep lock_retry(EviProgress *progress, bool in_worker);
 static void handle_events(Attempt *attempt);
 static void filter_events(Attempt *attempt);
 static void arm_timeout(const Attempt *attempt);
 static void disarm_timeout(const Attempt *attempt);
 static EviStep recover(Attempt *attempt, int from, ErrorData *error);
 static EviStep halt(EviProgress *progress, bool in_worker, const ErrorData *error);
+static void store_halt(void *arg);
 static EviStep record_failure(EviProgress *progress, bool in_worker, int64 event_id,
-							  int attempts, const ErrorData *error, int next);
+							  int former_attempts, const ErrorData *error, int next);
+static void store_failure(void *arg);
 static void report_failure(EviProgress *progress, bool in_worker, int64 event_id,
 						   const ErrorData *error);
 static void pass_on(const Attempt *attempt, ErrorData *error);
@@ -91,27 +114,13 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int most, int64 *handl
 	EviInbox   *inbox = progress->inbox;
 	EviWindow  *window = progress->window;
 	int			from = progress->next;
-	int			size = Min(inbox->batch_size, evi_guc_batch_size());
-	EviBatch   *batch;
 	Attempt		attempt = {.progress = progress, .in_worker = in_worker, .at = -1};
 	EviCursor	cursor;
 	volatile EviStep step = EVI_STEP_DONE;
 	volatile int64 seq = 0;
 	EviUnit		unit;
 
-	if (progress->limit > 0)
-		size = Min(size, progress->limit);
-	if (most > 0)
-		size = Min(size, most);
-	batch = load_batch(window, from, size, in_worker);
-
-	attempt.batch = batch;
-	attempt.chosen = MemoryContextAlloc(window->batch_context,
-										sizeof(int) * Max(batch->count, 1));
-	for (int i = 0; i < batch->count; i++)
-		if (evi_inbox_wants(inbox, batch->subject_type[i], batch->action[i]))
-			attempt.chosen[attempt.nchosen++] = i;
-
+	choose_events(&attempt, most);
 	cursor = evi_progress_cursor_at(progress, window->batch_to);
 	if (attempt.nchosen == 0 && progress->halts == 0)
 	{
@@ -168,13 +177,11 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 	evi_unit_begin(&unit, in_worker);
 	PG_TRY();
 	{
-		step = evi_cursor_lock(inbox->id, !in_worker) ? EVI_STEP_DONE : EVI_STEP_LOCKED;
+		step = lock_retry(progress, in_worker);
 		if (step == EVI_STEP_DONE)
 		{
-			PushActiveSnapshot(GetTransactionSnapshot());
-
 			/* unless somebody was quicker */
-			if (evi_delivery_attempts(inbox, due->event_id) > 0)
+			if (evi_delivery_attempts(inbox, due->event_id) == due->attempts)
 			{
 				attempt.batch = evi_event_fetch(&due->event_id, 1, GetActiveSnapshot(), &fetched);
 				attempt.chosen = &first;
@@ -199,7 +206,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 		pass_on(&attempt, error);
 		if (attempt.phase == PHASE_RULE)
 			return halt(progress, in_worker, error);
-		return record_failure(progress, in_worker, due->event_id, due->attempts + 1, error, -1);
+		return record_failure(progress, in_worker, due->event_id, due->attempts, error, -1);
 	}
 	PG_END_TRY();
 
@@ -222,6 +229,30 @@ evi_dispatch_store(EviProgress *progress)
 	progress->unstored = false;
 	PopActiveSnapshot();
 	return true;
+}
+
+/* Takes the next batch of the window, and of that what the rule's lists want. */
+static void
+choose_events(Attempt *attempt, int most)
+{
+	EviProgress *progress = attempt->progress;
+	EviInbox   *inbox = progress->inbox;
+	EviWindow  *window = progress->window;
+	int			size = Min(inbox->batch_size, evi_guc_batch_size());
+	EviBatch   *batch;
+
+	if (progress->limit > 0)
+		size = Min(size, progress->limit);
+	if (most > 0)
+		size = Min(size, most);
+
+	batch = load_batch(window, progress->next, size, attempt->in_worker);
+	attempt->batch = batch;
+	attempt->chosen = MemoryContextAlloc(window->batch_context,
+										 sizeof(int) * Max(batch->count, 1));
+	for (int i = 0; i < batch->count; i++)
+		if (evi_inbox_wants(inbox, batch->subject_type[i], batch->action[i]))
+			attempt->chosen[attempt->nchosen++] = i;
 }
 
 /* The events from an index on; the window keeps them for its other users. */
@@ -272,6 +303,16 @@ lock_inbox(EviProgress *progress, bool in_worker)
 	(void) evi_progress_read_cursor(progress, GetActiveSnapshot());
 	PopActiveSnapshot();
 	return EVI_STEP_MOVED;
+}
+
+/* The same for a retry, which does not move the cursor. */
+static EviStep
+lock_retry(EviProgress *progress, bool in_worker)
+{
+	if (!evi_cursor_lock(progress->inbox->id, !in_worker))
+		return EVI_STEP_LOCKED;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	return EVI_STEP_DONE;
 }
 
 /* Runs the rule over the chosen events, as the current user. */
@@ -390,7 +431,7 @@ recover(Attempt *attempt, int from, ErrorData *error)
 
 		while (window->id[next++] != id)
 			 /* find its place */ ;
-		return record_failure(progress, attempt->in_worker, id, 1, error, next);
+		return record_failure(progress, attempt->in_worker, id, 0, error, next);
 	}
 
 	/* up to the guilty one, if we know it, else the first half of all */
@@ -407,7 +448,7 @@ recover(Attempt *attempt, int from, ErrorData *error)
 static EviStep
 halt(EviProgress *progress, bool in_worker, const ErrorData *error)
 {
-	EviUnit		unit;
+	Setback		setback = {.progress = progress, .in_worker = in_worker, .error = error};
 
 	if (progress->halts++ == 0)
 		ereport(in_worker ? LOG : WARNING,
@@ -416,59 +457,78 @@ halt(EviProgress *progress, bool in_worker, const ErrorData *error)
 	progress->halted_until = GetCurrentTimestamp() +
 		1000 * evi_backoff_ms(FIRST_HALT_MS, progress->halts, MAX_HALT_MS);
 
-	evi_unit_begin(&unit, in_worker);
-	if (evi_cursor_lock(progress->inbox->id, !in_worker))
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		evi_halt_set(progress->inbox, error->message);
-		PopActiveSnapshot();
-	}
-	evi_unit_commit(&unit);
+	evi_unit_run(in_worker, store_halt, &setback);
 	return EVI_STEP_HALTED;
 }
 
+static void
+store_halt(void *arg)
+{
+	Setback    *setback = arg;
+	EviInbox   *inbox = setback->progress->inbox;
+
+	if (!evi_cursor_lock(inbox->id, !setback->in_worker))
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	evi_halt_set(inbox, setback->error->message);
+	PopActiveSnapshot();
+}
+
 /*
- * An event has failed for the attempts-th time. Moves on to an index of the
- * window; -1 for a retry, which the cursor has passed long ago.
+ * An event has failed. Moves on to an index of the window; -1 for a retry,
+ * which the cursor has passed long ago.
  */
 static EviStep
-record_failure(EviProgress *progress, bool in_worker, int64 event_id, int attempts,
+record_failure(EviProgress *progress, bool in_worker, int64 event_id, int former_attempts,
 			   const ErrorData *error, int next)
 {
-	TimestampTz retry_at = DT_NOEND;
-	EviCursor	cursor = {0};
-	int64		seq = 0;
-	EviStep		step = EVI_STEP_DONE;
-	EviUnit		unit;
+	Setback		setback = {
+		.progress = progress,
+		.in_worker = in_worker,
+		.error = error,
+		.event_id = event_id,
+		.former_attempts = former_attempts,
+		.next = next,
+		.step = EVI_STEP_DONE,
+		.retry_at = DT_NOEND,
+	};
 
-	evi_unit_begin(&unit, in_worker);
-	if (next >= 0)
-		step = lock_inbox(progress, in_worker);
-	else if (evi_cursor_lock(progress->inbox->id, !in_worker))
-		PushActiveSnapshot(GetTransactionSnapshot());
-	else
-		step = EVI_STEP_LOCKED;
-
-	if (step == EVI_STEP_DONE)
-	{
-		retry_at = evi_delivery_fail(progress->inbox, event_id, attempts, error);
-		if (next >= 0)
-		{
-			cursor = evi_progress_cursor_at(progress, next);
-			seq = evi_cursor_append(progress->inbox->id, &cursor);
-		}
-		PopActiveSnapshot();
-	}
-	evi_unit_commit(&unit);
-	if (step != EVI_STEP_DONE)
-		return step;
+	evi_unit_run(in_worker, store_failure, &setback);
+	if (setback.step != EVI_STEP_DONE)
+		return setback.step;
 
 	report_failure(progress, in_worker, event_id, error);
 	progress->failures++;
-	progress->retry_at = Min(progress->retry_at, retry_at);
+	progress->retry_at = Min(progress->retry_at, setback.retry_at);
 	if (next >= 0)
-		evi_progress_move(progress, next, &cursor, seq);
+		evi_progress_move(progress, next, &setback.cursor, setback.seq);
 	return EVI_STEP_DONE;
+}
+
+static void
+store_failure(void *arg)
+{
+	Setback    *setback = arg;
+	EviProgress *progress = setback->progress;
+	EviInbox   *inbox = progress->inbox;
+
+	setback->step = setback->next >= 0 ? lock_inbox(progress, setback->in_worker) :
+		lock_retry(progress, setback->in_worker);
+	if (setback->step != EVI_STEP_DONE)
+		return;
+
+	if (setback->next >= 0)
+	{
+		setback->cursor = evi_progress_cursor_at(progress, setback->next);
+		setback->seq = evi_cursor_append(inbox->id, &setback->cursor);
+	}
+
+	/* the lock was free for a moment: somebody else may have retried it */
+	if (setback->next >= 0 ||
+		evi_delivery_attempts(inbox, setback->event_id) == setback->former_attempts)
+		setback->retry_at = evi_delivery_fail(inbox, setback->event_id,
+											  setback->former_attempts + 1, setback->error);
+	PopActiveSnapshot();
 }
 
 /* one line in the log for a streak of failures; run() tells its caller each */

@@ -17,6 +17,7 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -43,8 +44,9 @@ static int16 cause_depth = 0;
 
 static void check_text(const char *what, text *value);
 static void check_required(text *subject_type, text *action, Datum required, Jsonb *metadata);
-static bool text_equal(text *a, text *b);
+static Relation open_partition_of(int64 id, EviPartition *partition);
 static bool is_plain(Relation rel, const bool *isnull);
+static bool has_only_our_indexes(Relation rel, const EviPartition *partition);
 static bool has_only_our_triggers(Relation rel);
 static int	fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot,
 					  EviBatch *batch);
@@ -86,7 +88,7 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 		bool		isnull;
 		text	   *one = DatumGetTextPP(heap_getattr(tuple, Anum_action_action, desc, &isnull));
 
-		if (text_equal(one, action))
+		if (evi_text_equal(one, action))
 		{
 			check_required(subject_type, action,
 						   heap_getattr(tuple, Anum_action_required, desc, &isnull),
@@ -126,12 +128,12 @@ evi_event_insert(Datum *values, bool *isnull)
 	EviPartition partition;
 	Relation	rel;
 
-	evi_relation_partition_of(id, &partition);
-	rel = table_open(partition.relid, RowExclusiveLock);
+	rel = open_partition_of(id, &partition);
 	values[Anum_event_id - 1] = Int64GetDatum(id);
 	isnull[Anum_event_id - 1] = false;
 
-	if (is_plain(parent, isnull) && is_plain(rel, isnull))
+	if (is_plain(parent, isnull) && has_only_our_indexes(rel, &partition) &&
+		is_plain(rel, isnull))
 	{
 		HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 
@@ -273,11 +275,24 @@ check_required(text *subject_type, text *action, Datum required, Jsonb *metadata
 	}
 }
 
-static bool
-text_equal(text *a, text *b)
+/*
+ * The partition for a new event, locked. One may have been attached while we
+ * waited for the lock on the default partition, which then is not for it.
+ */
+static Relation
+open_partition_of(int64 id, EviPartition *partition)
 {
-	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
-		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+	Relation	rel = NULL;
+
+	do
+	{
+		if (rel)
+			table_close(rel, RowExclusiveLock);
+		evi_relation_partition_of(id, partition);
+		rel = table_open(partition->relid, RowExclusiveLock);
+		evi_relation_partition_of(id, partition);
+	} while (RelationGetRelid(rel) != partition->relid);
+	return rel;
 }
 
 /* Has a table no more than the extension has given it, for a row like this? */
@@ -285,32 +300,48 @@ static bool
 is_plain(Relation rel, const bool *isnull)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
-	List	   *indexes = RelationGetIndexList(rel);
-	bool		result = desc->natts == Natts_event && list_length(indexes) == EVI_EVENT_INDEXES &&
+	bool		result = desc->natts == Natts_event &&
 		(!desc->constr || (desc->constr->num_check == 0 && !desc->constr->has_generated_stored)) &&
-		!rel->rd_rel->relrowsecurity && has_only_our_triggers(rel);
+		!rel->rd_rel->relrowsecurity && !rel->rd_rel->relhasrules && has_only_our_triggers(rel);
 
-	list_free(indexes);
 	for (int i = 0; i < Natts_event && result; i++)
 		result = !isnull[i] || !TupleDescAttr(desc, i)->attnotnull;
 	return result;
 }
 
+/* others may be of kinds that CatalogTupleInsert() does not know */
+static bool
+has_only_our_indexes(Relation rel, const EviPartition *partition)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		result = list_length(indexes) == EVI_EVENT_INDEXES;
+
+	for (int i = 0; i < EVI_EVENT_INDEXES && result; i++)
+		result = list_member_oid(indexes, partition->index[i]);
+	list_free(indexes);
+	return result;
+}
+
+/* Our two triggers for rows are there and would fire, and no others. */
 static bool
 has_only_our_triggers(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
+	int			nours = 0;
 
 	for (int i = 0; triggers && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (TRIGGER_FOR_INSERT(trigger->tgtype) &&
-			strcmp(trigger->tgname, "event_before_insert") != 0 &&
+		if (!TRIGGER_FOR_INSERT(trigger->tgtype))
+			continue;
+		if (strcmp(trigger->tgname, "event_before_insert") != 0 &&
 			strcmp(trigger->tgname, "event_after_insert") != 0)
 			return false;
+		if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
+			nours++;
 	}
-	return true;
+	return nours == 2 && SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA;
 }
 
 /*
@@ -387,8 +418,9 @@ add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc)
 	int			n = batch->count++;
 	bool		isnull;
 
-	batch->bytes += tuple->t_len;
+	/* as it is in memory, where nothing is stored apart */
 	batch->event[n] = heap_copy_tuple_as_datum(tuple, desc);
+	batch->bytes += HeapTupleHeaderGetDatumLength(DatumGetHeapTupleHeader(batch->event[n]));
 	batch->id[n] = id;
 	batch->depth[n] = DatumGetInt16(heap_getattr(tuple, Anum_event_depth, desc, &isnull));
 	batch->subject_type[n] = DatumGetTextPCopy(heap_getattr(tuple, Anum_event_subject_type,

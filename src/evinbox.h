@@ -78,4 +78,11 @@ evi_compare_ids(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
+static inline bool
+evi_text_equal(const text *a, const text *b)
+{
+	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
 #endif							/* EVINBOX_H */

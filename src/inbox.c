@@ -258,8 +258,7 @@ static bool
 contains(text **texts, int ntexts, text *value)
 {
 	for (int i = 0; i < ntexts; i++)
-		if (VARSIZE_ANY_EXHDR(texts[i]) == VARSIZE_ANY_EXHDR(value) &&
-			memcmp(VARDATA_ANY(texts[i]), VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)) == 0)
+		if (evi_text_equal(texts[i], value))
 			return true;
 	return false;
 }

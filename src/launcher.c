@@ -43,12 +43,14 @@
 
 PGDLLEXPORT void evi_launcher_main(Datum arg);
 
-static void send_scout(void);
+static void want_scout(void);
 static Oid	pick_database(void);
 static void want_nothing(void);
 static long look_after_workers(void);
 static void review_worker(EviWorker *worker, TimestampTz now);
-static bool start_worker(int slot, EviWorkerKind kind);
+static void start_worker(int slot, EviWorkerKind kind, TimestampTz now);
+static bool register_worker(int slot, EviWorkerKind kind);
+static void complain(TimestampTz now);
 
 /* from _PG_init(), while libraries are preloaded */
 void
@@ -87,7 +89,7 @@ evi_launcher_main(Datum arg)
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
 		if ((evi_shmem_databases_changed() || !was_enabled) && enabled)
-			send_scout();
+			want_scout();
 		if (!enabled)
 			want_nothing();
 		was_enabled = enabled;
@@ -95,25 +97,15 @@ evi_launcher_main(Datum arg)
 	}
 }
 
-/*
- * Asks for a scout, in a database where nobody minds, and for the end of all
- * scouts that are somewhere else.
- */
 static void
-send_scout(void)
+want_scout(void)
 {
-	Oid			database = pick_database();
-
 	evi_shmem_lock(true);
-	for (int i = 1; i < evi_shmem_slots(); i++)
-		if (evi_shmem_slot(i)->kind == EVI_SCOUT)
-			evi_shmem_slot(i)->wanted = false;
-	if (OidIsValid(database))
-		(void) evi_shmem_want(EVI_SCOUT, database, InvalidOid);
+	(void) evi_shmem_want(EVI_SCOUT, InvalidOid, InvalidOid);
 	evi_shmem_unlock();
 }
 
-/* "postgres", else one that is no template, else any */
+/* Where a scout may go: "postgres", else one that is no template, else any */
 static Oid
 pick_database(void)
 {
@@ -164,45 +156,24 @@ want_nothing(void)
 static long
 look_after_workers(void)
 {
-	static bool complained = false;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = DT_NOEND;
 
 	for (int i = 1; i < evi_shmem_slots(); i++)
 	{
 		EviWorker  *worker = evi_shmem_slot(i);
-		bool		starts;
 		EviWorkerKind kind;
+		bool		is_due;
 
 		evi_shmem_lock(true);
 		review_worker(worker, now);
-		starts = worker->state == EVI_WORKER_WAITING && worker->next_start_at <= now &&
-			!evi_shmem_kept_out(worker->database);
-		if (starts)
-		{
-			worker->state = EVI_WORKER_STARTING;
-			worker->starts++;
-			worker->next_start_at = TimestampTzPlusMilliseconds(now, STARTING_MS);
-		}
 		kind = worker->kind;
+		is_due = worker->state == EVI_WORKER_WAITING && worker->next_start_at <= now &&
+			!evi_shmem_kept_out(worker->database);
 		evi_shmem_unlock();
 
-		if (starts && !start_worker(i, kind))
-		{
-			evi_shmem_lock(true);
-			worker->state = EVI_WORKER_WAITING;
-			worker->failures++;
-			worker->next_start_at = TimestampTzPlusMilliseconds(now,
-																evi_backoff_ms(FIRST_RESTART_MS, worker->failures, MAX_RESTART_MS));
-			evi_shmem_unlock();
-			if (!complained)
-				ereport(LOG,
-						(errmsg("could not start a background worker of evinbox"),
-						 errhint("Raise max_worker_processes.")));
-			complained = true;
-		}
-		else if (starts)
-			complained = false;
+		if (is_due)
+			start_worker(i, kind, now);
 
 		evi_shmem_lock(false);
 		if ((worker->state == EVI_WORKER_WAITING && !evi_shmem_kept_out(worker->database)) ||
@@ -244,8 +215,36 @@ review_worker(EviWorker *worker, TimestampTz now)
 		kill(worker->pid, SIGTERM);
 }
 
+/* Only the launcher starts workers, so a slot that is due stays due. */
+static void
+start_worker(int slot, EviWorkerKind kind, TimestampTz now)
+{
+	EviWorker  *worker = evi_shmem_slot(slot);
+	Oid			database = kind == EVI_SCOUT ? pick_database() : InvalidOid;
+
+	evi_shmem_lock(true);
+	if (kind == EVI_SCOUT)
+		worker->database = database;
+	worker->state = EVI_WORKER_STARTING;
+	worker->starts++;
+	worker->next_start_at = TimestampTzPlusMilliseconds(now, STARTING_MS);
+	evi_shmem_unlock();
+
+	if (register_worker(slot, kind))
+		return;
+
+	evi_shmem_lock(true);
+	worker->state = EVI_WORKER_WAITING;
+	worker->failures++;
+	worker->next_start_at =
+		TimestampTzPlusMilliseconds(now, evi_backoff_ms(FIRST_RESTART_MS, worker->failures,
+														MAX_RESTART_MS));
+	evi_shmem_unlock();
+	complain(now);
+}
+
 static bool
-start_worker(int slot, EviWorkerKind kind)
+register_worker(int slot, EviWorkerKind kind)
 {
 	BackgroundWorker worker = {0};
 	static const struct
@@ -267,4 +266,18 @@ start_worker(int slot, EviWorkerKind kind)
 	strlcpy(worker.bgw_library_name, EVI_EXTENSION, BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, programs[kind].main, BGW_MAXLEN);
 	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/* once a minute */
+static void
+complain(TimestampTz now)
+{
+	static TimestampTz complained_at = 0;
+
+	if (!TimestampDifferenceExceeds(complained_at, now, 60000))
+		return;
+	complained_at = now;
+	ereport(LOG,
+			(errmsg("could not start a background worker of evinbox"),
+			 errhint("Raise max_worker_processes.")));
 }

@@ -53,6 +53,9 @@ static void access_object(ObjectAccessType access, Oid class_id, Oid object_id,
 						  int sub_id, void *arg);
 static void prepare_for(Node *statement);
 static void keep_out(const char *database);
+static void keep_out_of(Oid database);
+static DefElem *find_option(List *options, const char *name);
+static void prepare_for_drop(void);
 static bool drops_extension(const DropStmt *statement);
 static void set_registered(bool registered);
 
@@ -71,7 +74,8 @@ evinbox_register_database(PG_FUNCTION_ARGS)
 {
 	set_registered(true);
 	if (!evi_shmem_available())
-		ereport(NOTICE,
+		/* CREATE EXTENSION shows nothing less */
+		ereport(WARNING,
 				(errmsg("evinbox is not preloaded, so no background worker dispatches events"),
 				 errhint("Add evinbox to shared_preload_libraries and restart the server, or call evinbox.run().")));
 	PG_RETURN_VOID();
@@ -123,7 +127,9 @@ prepare_for(Node *statement)
 			keep_out(((DropdbStmt *) statement)->dbname);
 			break;
 		case T_AlterDatabaseStmt:
-			keep_out(((AlterDatabaseStmt *) statement)->dbname);
+			if (find_option(((AlterDatabaseStmt *) statement)->options, "tablespace") ||
+				find_option(((AlterDatabaseStmt *) statement)->options, "allow_connections"))
+				keep_out(((AlterDatabaseStmt *) statement)->dbname);
 			break;
 		case T_RenameStmt:
 			if (((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
@@ -131,29 +137,18 @@ prepare_for(Node *statement)
 			break;
 		case T_CreatedbStmt:
 			{
-				ListCell   *lc;
+				DefElem    *source = find_option(((CreatedbStmt *) statement)->options, "template");
 
-				foreach(lc, ((CreatedbStmt *) statement)->options)
-				{
-					DefElem    *option = lfirst_node(DefElem, lc);
-
-					if (strcmp(option->defname, "template") == 0 && option->arg)
-						keep_out(defGetString(option));
-				}
+				keep_out(source && source->arg ? defGetString(source) : "template1");
 				break;
 			}
 		case T_DropStmt:
 			if (drops_extension((DropStmt *) statement))
-			{
-				keep_out(get_database_name(MyDatabaseId));
-
-				/* as whoever records does: this one first, or we deadlock */
-				if (evi_relation_installed())
-					LockRelationOid(evi_relation_oid(EVI_EVENT), AccessExclusiveLock);
-			}
+				prepare_for_drop();
 			break;
 		case T_TransactionStmt:
-			if (((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
+			if (((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
+				((TransactionStmt *) statement)->kind == TRANS_STMT_ROLLBACK_PREPARED)
 			{
 				evi_wakeup_runners();
 				evi_wakeup_coordinator();
@@ -173,11 +168,30 @@ keep_out(const char *name)
 	if (!name || !IsTransactionState())
 		return;
 	database = get_database_oid(name, true);
-	if (!OidIsValid(database) || !object_ownercheck(DatabaseRelationId, database, GetUserId()))
-		return;
+	if (OidIsValid(database) && object_ownercheck(DatabaseRelationId, database, GetUserId()))
+		keep_out_of(database);
+}
 
+static void
+keep_out_of(Oid database)
+{
 	evi_wakeup_let_in();
 	evi_shmem_keep_out(database);
+}
+
+static DefElem *
+find_option(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, name) == 0)
+			return option;
+	}
+	return NULL;
 }
 
 static bool
@@ -191,6 +205,21 @@ drops_extension(const DropStmt *statement)
 		if (strcmp(strVal(lfirst(lc)), EVI_EXTENSION) == 0)
 			return true;
 	return false;
+}
+
+static void
+prepare_for_drop(void)
+{
+	Oid			extension = get_extension_oid(EVI_EXTENSION, true);
+
+	if (!OidIsValid(extension) ||
+		!object_ownercheck(ExtensionRelationId, extension, GetUserId()))
+		return;
+	keep_out_of(MyDatabaseId);
+
+	/* as whoever records does: this one first, or we deadlock */
+	if (evi_relation_installed())
+		LockRelationOid(evi_relation_oid(EVI_EVENT), AccessExclusiveLock);
 }
 
 /* What the launcher goes by: ALTER DATABASE ... SET evinbox.installed. */

@@ -50,6 +50,7 @@ evinbox_inbox_progress(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
+	evi_cursor_hold();
 	PushActiveSnapshot(GetLatestSnapshot());
 	cursor = evi_cursor_read(inbox_id, GetActiveSnapshot());
 	if (cursor)

@@ -54,6 +54,10 @@ typedef struct IdList
 	int			most;			/* stop there; 0 for no limit */
 } IdList;
 
+/* this session's transaction has dispatched its own events up to there */
+static uint64 closed_xid = 0;
+static int64 closed_until = 0;
+
 static uint64 turn_of(uint64 xid);
 static int	segment_of(uint64 xid);
 static void read_range(uint64 from, uint64 to, const EviSnapshot *lower,
@@ -71,6 +75,14 @@ evi_outbox_add(int64 event_id)
 	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
 	Datum		values[Natts_outbox];
 	bool		isnull[Natts_outbox] = {0};
+
+	if (xid == closed_xid && event_id <= closed_until)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event id " INT64_FORMAT " is too low", event_id),
+				 errdetail("This transaction has dispatched its events up to id " INT64_FORMAT ".",
+						   closed_until),
+				 errhint("Leave ids to evinbox.")));
 
 	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(xid));
 	values[Anum_outbox_event_id - 1] = Int64GetDatum(event_id);
@@ -111,6 +123,18 @@ evi_outbox_read(const EviSnapshot *lower, const EviSnapshot *upper, uint64 skip_
 	qsort(list.id, list.count, sizeof(int64), evi_compare_ids);
 	*ids = list.id;
 	return list.count;
+}
+
+/*
+ * A transaction that has dispatched its own events may record more of them,
+ * but only with higher ids, or its cursor would hide them. Ids of the sequence
+ * always are higher.
+ */
+void
+evi_outbox_close_until(uint64 xid, int64 event_id)
+{
+	closed_xid = xid;
+	closed_until = event_id;
 }
 
 /*

@@ -18,6 +18,7 @@
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "storage/lmgr.h"
+#include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -30,7 +31,8 @@
 PG_FUNCTION_INFO_V1(evinbox_make_partition);
 
 static void read_bounds(int64 *top, Oid *default_relid);
-static int64 newest_id(void);
+static int64 last_id(void);
+static int64 highest_in_default(int64 from, int64 to);
 static void make_partition(int64 from, int64 to);
 
 /* called by the installation script, for the first one */
@@ -48,12 +50,13 @@ bool
 evi_partition_make(void)
 {
 	int64		size = evi_guc_partition_size();
-	int64		newest = newest_id();
-	int64		top;
+	int64		last = last_id();
+	int64		from;
+	int64		taken;
 	Oid			default_relid;
 
-	read_bounds(&top, &default_relid);
-	if (top - newest > size / 2)
+	read_bounds(&from, &default_relid);
+	if (from - last > size / 2)
 		return false;
 
 	if (!ConditionalLockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock) ||
@@ -61,9 +64,11 @@ evi_partition_make(void)
 		return true;
 
 	/* leave to the default partition what it has, and what is on its way */
-	if (newest >= top)
-		top = newest + size / 2;
-	make_partition(top, top + size);
+	if (last >= from)
+		from = last + size / 2;
+	while ((taken = highest_in_default(from, from + size)) > 0)
+		from = taken + 1;
+	make_partition(from, from + size);
 	return false;
 }
 
@@ -80,28 +85,44 @@ read_bounds(int64 *top, Oid *default_relid)
 	table_close(event, AccessShareLock);
 }
 
+/* the last id that was given, whether anybody sees its event or not */
 static int64
-newest_id(void)
+last_id(void)
+{
+	static EviQuery select = {
+		.sql = "SELECT s.last_value FROM evinbox.event_id_seq s",
+		.expected = SPI_OK_SELECT,
+		.nargs = 0,
+	};
+	bool		isnull;
+
+	(void) evi_query_run(&select, NULL, NULL, 0);
+	return DatumGetInt64(evi_query_value(0, 1, &isnull));
+}
+
+/* the highest id in a range that the default partition has; 0 if there is none */
+static int64
+highest_in_default(int64 from, int64 to)
 {
 	EviPartition partition;
-	Snapshot	snapshot = GetActiveSnapshot();
+	ScanKeyData keys[2];
+	EviScan		scan;
+	HeapTuple	tuple;
+	bool		isnull;
 	int64		result = 0;
 
 	for (int n = 0; evi_relation_partition(n, &partition); n++)
-	{
-		EviScan		scan;
-		HeapTuple	tuple;
-		bool		isnull;
-
-		evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
-							 snapshot, 0, NULL);
-		tuple = evi_scan_next(&scan, BackwardScanDirection);
-		if (tuple)
-			result = Max(result, DatumGetInt64(heap_getattr(tuple, Anum_event_id,
-															RelationGetDescr(scan.table),
-															&isnull)));
-		evi_scan_end(&scan);
-	}
+		 /* it is the last one */ ;
+	ScanKeyInit(&keys[0], Anum_event_id, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(from));
+	ScanKeyInit(&keys[1], Anum_event_id, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(to));
+	evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
+						 SnapshotAny, 2, keys);
+	tuple = evi_scan_next(&scan, BackwardScanDirection);
+	if (tuple)
+		result = DatumGetInt64(heap_getattr(tuple, Anum_event_id, RelationGetDescr(scan.table),
+											&isnull));
+	evi_scan_end(&scan);
 	return result;
 }
 

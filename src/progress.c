@@ -104,11 +104,9 @@ evi_progress_cursor_at(const EviProgress *progress, int next)
 	cursor.taking = NULL;
 	if (window->own_xid != 0)
 	{
-		/* its later events will have higher ids than any that we know */
-		cursor.own_xid = window->own_xid;
-		cursor.own_position = Max(cursor.own_position, cursor.position);
-		if (window->count > 0)
-			cursor.own_position = Max(cursor.own_position, window->id[window->count - 1]);
+		/* its later events will have higher ids: evi_outbox_add() sees to that */
+		cursor.own_xid = window->own_last != 0 ? window->own_xid : 0;
+		cursor.own_position = window->own_last;
 	}
 	else if (cursor.own_xid != 0 && evi_snapshot_sees(window->settled, cursor.own_xid))
 		cursor.own_xid = 0;

@@ -26,6 +26,7 @@ typedef struct EviProgress
 	bool		failing;		/* was the last thing to happen a failure? */
 	int			halts;			/* how often in a row the rule did not work */
 	TimestampTz halted_until;
+	TimestampTz locked_until;	/* somebody else has it; a time to look again */
 	TimestampTz retry_at;		/* earliest due retry; DT_NOEND for none */
 } EviProgress;
 

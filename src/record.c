@@ -11,7 +11,6 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -29,6 +28,7 @@
 #include "evinbox.h"
 #include "outbox.h"
 #include "query.h"
+#include "trigger.h"
 
 /* advisory locks of users have 1 or 2 here, so ours never meet them */
 #define THROTTLE_LOCK_FIELD 3
@@ -70,7 +70,6 @@ static text *get_text(Datum *values, bool *isnull, int attno);
 static void set_value(Datum *values, bool *isnull, int attno, Datum value);
 static int64 insert_event(FunctionCallInfo fcinfo, text *subject_id);
 static int64 insert_by_sql(Datum *values, bool *isnull);
-static void check_trigger(FunctionCallInfo fcinfo);
 
 Datum
 evinbox_record_event(PG_FUNCTION_ARGS)
@@ -101,7 +100,7 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 	Datum		replacement[lengthof(completed)];
 	bool		replacement_isnull[lengthof(completed)];
 
-	check_trigger(fcinfo);
+	evi_require_trigger(fcinfo);
 	desc = RelationGetDescr(trigger->tg_relation);
 
 	/* somebody may have added columns */
@@ -127,7 +126,7 @@ evinbox_event_after_insert(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	bool		isnull;
 
-	check_trigger(fcinfo);
+	evi_require_trigger(fcinfo);
 	evi_outbox_add(DatumGetInt64(heap_getattr(trigger->tg_trigtuple, Anum_event_id,
 											  RelationGetDescr(trigger->tg_relation),
 											  &isnull)));
@@ -138,7 +137,7 @@ evinbox_event_after_insert(PG_FUNCTION_ARGS)
 Datum
 evinbox_event_refuse_change(PG_FUNCTION_ARGS)
 {
-	check_trigger(fcinfo);
+	evi_require_trigger(fcinfo);
 	ereport(ERROR,
 			(errcode(ERRCODE_RESTRICT_VIOLATION),
 			 errmsg("evinbox.event is append-only"),
@@ -348,7 +347,10 @@ insert_event(FunctionCallInfo fcinfo, text *subject_id)
 	return id;
 }
 
-/* returns 0 if somebody's trigger has prevented it */
+/*
+ * As the caller, who needs the right to: what others have added may run code.
+ * Returns 0 if a trigger has prevented it.
+ */
 static int64
 insert_by_sql(Datum *values, bool *isnull)
 {
@@ -365,7 +367,6 @@ insert_by_sql(Datum *values, bool *isnull)
 	Anum_event_snapshot, Anum_event_occurred_at};
 	Datum		args[lengthof(attnos)];
 	char		nulls[lengthof(attnos)];
-	EviSection	section;
 	int64		id = 0;
 	bool		id_isnull;
 
@@ -375,19 +376,8 @@ insert_by_sql(Datum *values, bool *isnull)
 		nulls[i] = isnull[attnos[i] - 1] ? 'n' : ' ';
 	}
 	evi_query_open();
-	evi_section_enter(&section);
 	if (evi_query_run(&insert, args, nulls, 0) > 0)
 		id = DatumGetInt64(evi_query_value(0, 1, &id_isnull));
-	evi_section_leave(&section);
 	evi_query_close();
 	return id;
-}
-
-static void
-check_trigger(FunctionCallInfo fcinfo)
-{
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function can only be called as a trigger")));
 }

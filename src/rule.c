@@ -15,7 +15,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -37,6 +36,7 @@
 #include "outbox.h"
 #include "query.h"
 #include "relation.h"
+#include "trigger.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evinbox_inbox_check);
@@ -67,14 +67,19 @@ Datum
 evinbox_inbox_check(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
-	bool		is_update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
-	HeapTuple	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
+	TupleDesc	desc;
+	bool		is_update;
+	HeapTuple	tuple;
 	RuleRow		new;
 	RuleRow		old;
 	int			replaced[] = {Anum_inbox_handler, Anum_inbox_search_path, Anum_inbox_id};
 	Datum		replacement[lengthof(replaced)];
 	bool		replacement_isnull[lengthof(replaced)] = {0};
+
+	evi_require_trigger(fcinfo);
+	desc = RelationGetDescr(trigger->tg_relation);
+	is_update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
+	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
 
 	read_row(&new, tuple, desc);
 	if (is_update)
@@ -113,6 +118,7 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
+	evi_require_trigger(fcinfo);
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 	{
 		bool		isnull;

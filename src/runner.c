@@ -7,8 +7,8 @@
  * they should, whatever they try. A turn takes one snapshot, opens a window
  * up to it for every inbox that has finished its former one, and takes each
  * inbox one batch further. The snapshot is taken while the process has no
- * transaction id, and after the latch was reset: whatever commits too late
- * for it sets the latch again.
+ * transaction id, and after the wake-ups were counted: whatever commits too
+ * late for it counts as another one.
  *
  *-------------------------------------------------------------------------
  */
@@ -112,7 +112,6 @@ static bool
 look(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Snapshot	snapshot;
 	EviSnapshot *upper;
 
 	pgstat_report_activity(STATE_RUNNING, "looking for events");
@@ -125,12 +124,24 @@ look(void)
 	}
 	MemoryContextSwitchTo(context);
 
-	/* rules that commit before an event does are loaded before it is handled */
-	snapshot = GetTransactionSnapshot();
-	PushActiveSnapshot(snapshot);
-	AcceptInvalidationMessages();
-	if (rules_stale)
+	/*
+	 * A rule that was changed before an event was recorded is loaded before
+	 * the event is handled: what has been announced when the last snapshot was
+	 * taken is loaded, with one that was taken after the announcement.
+	 */
+	evi_cursor_hold();
+	for (;;)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		AcceptInvalidationMessages();
+		if (!rules_stale)
+			break;
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		rules_stale = false;
 		load_rules(GetActiveSnapshot());
+		PopActiveSnapshot();
+	}
 
 	upper = evi_snapshot_active();
 	open_windows(upper, GetActiveSnapshot(), GetCurrentTimestamp());
@@ -150,7 +161,6 @@ load_rules(Snapshot snapshot)
 	List	   *rules;
 	ListCell   *lc;
 
-	rules_stale = false;
 	inbox_relid = evi_relation_oid(EVI_INBOX);
 	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
 										  ALLOCSET_DEFAULT_SIZES);
@@ -171,7 +181,9 @@ load_rules(Snapshot snapshot)
 			evi_inbox_forget_plan(progress->inbox);
 		adopt(progress, inbox);
 		if (!progress->cursor.done && !evi_progress_read_cursor(progress, snapshot))
-			elog(ERROR, "inbox \"%s\" has no cursor", inbox->name);
+			ereport(LOG,
+					(errmsg("inbox \"%s\" has no cursor", inbox->name),
+					 errhint("Delete it and create it again.")));
 	}
 	MemoryContextSwitchTo(context);
 
@@ -252,13 +264,14 @@ find_window(const EviCursor *cursor, const EviSnapshot *upper)
 {
 	ListCell   *lc;
 
-	if (cursor->taking)
+	if (cursor->taking || cursor->own_xid != 0)
 		return NULL;
 	foreach(lc, inboxes)
 	{
 		EviWindow  *window = ((EviProgress *) lfirst(lc))->window;
 
-		if (window && evi_snapshot_equal(window->lower, cursor->done) &&
+		if (window && window->is_shareable &&
+			evi_snapshot_equal(window->lower, cursor->done) &&
 			evi_snapshot_equal(window->upper, upper))
 			return window;
 	}
@@ -286,8 +299,10 @@ take_turn(EviProgress *progress)
 		case EVI_STEP_MOVED:
 			return true;
 
-			/* whoever has it sets our latch at the end */
+			/* whoever has it wakes us at the end; but not of a savepoint */
 		case EVI_STEP_LOCKED:
+			progress->locked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_MS);
+			break;
 		case EVI_STEP_HALTED:
 			break;
 	}
@@ -386,6 +401,8 @@ time_to_wait(void)
 
 		if (!progress->inbox->enabled || !progress->inbox->live)
 			continue;
+		if (progress->locked_until > now)
+			next = Min(next, progress->locked_until);
 		if (progress->halted_until > now)
 			next = Min(next, progress->halted_until);
 		else

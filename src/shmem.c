@@ -3,7 +3,7 @@
  * shmem.c
  *		What the processes of evinbox share: a table of workers.
  *
- * Slot 0 is the launcher's. A coordinator's slot is taken by the launcher, a
+ * Slot 0 is the launcher's, slot 1 the scout's. A coordinator's slot is taken by the launcher, a
  * runner's by the coordinator of its database; the launcher starts whatever
  * is wanted, and frees the slot of what is neither wanted nor running.
  *
@@ -34,6 +34,9 @@
 #include "compat.h"
 #include "guc.h"
 #include "shmem.h"
+
+#define SCOUT_SLOT 1			/* of its own: a full table must not keep it out */
+#define FIRST_WORKER_SLOT 2
 
 #define MAX_KEPT_OUT 16
 #define KEEP_OUT_TIMEOUT_MS 2000
@@ -96,7 +99,7 @@ evi_shmem_unlock(void)
 int
 evi_shmem_slots(void)
 {
-	return evi_guc_max_workers() + 1;
+	return evi_guc_max_workers() + FIRST_WORKER_SLOT;
 }
 
 EviWorker *
@@ -105,14 +108,19 @@ evi_shmem_slot(int slot)
 	return &shared->worker[slot];
 }
 
-/* Marks a worker as wanted, in a slot of its own; false if none is free. */
+/*
+ * Marks a worker as wanted, in a slot of its own; false if none is free. For
+ * the only scout, any database will do.
+ */
 bool
 evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner)
 {
 	EviWorker  *vacant = NULL;
+	int			first = kind == EVI_SCOUT ? SCOUT_SLOT : FIRST_WORKER_SLOT;
+	int			end = kind == EVI_SCOUT ? FIRST_WORKER_SLOT : evi_shmem_slots();
 
 	Assert(LWLockHeldByMeInMode(shared->lock, LW_EXCLUSIVE));
-	for (int i = 1; i < evi_shmem_slots(); i++)
+	for (int i = first; i < end; i++)
 	{
 		EviWorker  *worker = &shared->worker[i];
 
@@ -121,8 +129,9 @@ evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner)
 			if (!vacant)
 				vacant = worker;
 		}
-		else if (worker->kind == kind && worker->database == database &&
-				 worker->owner == owner)
+		else if (kind == EVI_SCOUT ||
+				 (worker->kind == kind && worker->database == database &&
+				  worker->owner == owner))
 		{
 			worker->wanted = true;
 			return true;
@@ -178,8 +187,21 @@ evi_shmem_wake(EviWorkerKind kind, Oid database)
 		uint32		procno = pg_atomic_read_u32(&worker->procno);
 
 		if (procno > 0 && worker->kind == kind && worker->database == database)
+		{
+			pg_atomic_fetch_add_u32(&worker->wakeups, 1);
 			SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+		}
 	}
+}
+
+/*
+ * How often this worker was woken. The latch alone does not tell: whatever
+ * waits for a lock or sleeps in a handler resets it.
+ */
+uint32
+evi_shmem_wakeups(void)
+{
+	return pg_atomic_read_u32(&shared->worker[my_slot].wakeups);
 }
 
 /* A coordinator looks after the segments of this turn. */
@@ -239,12 +261,20 @@ evi_shmem_keep_out(Oid database)
 	evi_shmem_lock(true);
 	for (int i = 0; i < MAX_KEPT_OUT && !noted; i++)
 	{
-		if (OidIsValid(shared->kept_out[i].database))
+		KeptOut    *entry = &shared->kept_out[i];
+
+		if (OidIsValid(entry->database) &&
+			(entry->database != database || entry->pid != MyProcPid))
 			continue;
-		shared->kept_out[i].database = database;
-		shared->kept_out[i].pid = MyProcPid;
+		entry->database = database;
+		entry->pid = MyProcPid;
 		noted = true;
 	}
+
+	/* whether they will be wanted again is found out afterwards */
+	for (int i = FIRST_WORKER_SLOT; i < evi_shmem_slots() && noted; i++)
+		if (shared->worker[i].database == database)
+			shared->worker[i].wanted = false;
 	evi_shmem_unlock();
 	if (!noted)
 		return;
@@ -309,6 +339,7 @@ startup_shmem(void)
 		for (int i = 0; i < evi_shmem_slots(); i++)
 		{
 			pg_atomic_init_u32(&shared->worker[i].procno, 0);
+			pg_atomic_init_u32(&shared->worker[i].wakeups, 0);
 			pg_atomic_init_u32(&shared->worker[i].turn, 0);
 		}
 	}

@@ -45,6 +45,7 @@ typedef struct EviWorker
 	int64		starts;			/* launcher */
 	int			failures;		/* launcher: exits in a row soon after a start */
 	pg_atomic_uint32 procno;	/* the worker: index of its PGPROC plus one, or 0 */
+	pg_atomic_uint32 wakeups;	/* wakers: how many there were */
 	pg_atomic_uint32 turn;		/* the coordinator: which segments it has looked after */
 } EviWorker;
 
@@ -59,6 +60,7 @@ extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner);
 extern void evi_shmem_attach(int slot);
 
 extern void evi_shmem_wake(EviWorkerKind kind, Oid database);
+extern uint32 evi_shmem_wakeups(void);
 extern void evi_shmem_note_look(uint64 turn);
 extern bool evi_shmem_needs_look(Oid database, uint64 turn);
 extern void evi_shmem_tell_databases_changed(void);

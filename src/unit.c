@@ -64,9 +64,11 @@ evi_unit_undo(EviUnit *unit)
 	FlushErrorState();
 
 	evi_event_set_cause(0, 0);
-	disable_timeout(STATEMENT_TIMEOUT, false);
 	if (unit->in_worker)
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		AbortCurrentTransaction();
+	}
 	else
 	{
 		RollbackAndReleaseCurrentSubTransaction();
@@ -75,6 +77,25 @@ evi_unit_undo(EviUnit *unit)
 	MemoryContextSwitchTo(unit->context);
 	is_open = false;
 	return error;
+}
+
+/* A whole unit. An error in it undoes it and is passed on. */
+void
+evi_unit_run(bool in_worker, void (*work) (void *arg), void *arg)
+{
+	EviUnit		unit;
+
+	evi_unit_begin(&unit, in_worker);
+	PG_TRY();
+	{
+		work(arg);
+		evi_unit_commit(&unit);
+	}
+	PG_CATCH();
+	{
+		ReThrowError(evi_unit_undo(&unit));
+	}
+	PG_END_TRY();
 }
 
 /* Are we in the middle of one, that is, is this called by a rule? */

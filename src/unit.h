@@ -22,6 +22,7 @@ typedef struct EviUnit
 extern void evi_unit_begin(EviUnit *unit, bool in_worker);
 extern void evi_unit_commit(EviUnit *unit);
 extern ErrorData *evi_unit_undo(EviUnit *unit);
+extern void evi_unit_run(bool in_worker, void (*work) (void *arg), void *arg);
 extern bool evi_unit_is_open(void);
 
 #endif							/* EVI_UNIT_H */

@@ -26,6 +26,7 @@ static bool wake_launcher = false;
 
 /* what to do at the end in any case */
 static bool let_in = false;
+static bool wake_runners_at_any_end = false;
 
 static void note(bool *what);
 static void end_transaction(ResourceReleasePhase phase, bool is_commit,
@@ -36,6 +37,13 @@ void
 evi_wakeup_runners(void)
 {
 	note(&wake_runners);
+}
+
+/* a runner may have turned away from an inbox because of this transaction */
+void
+evi_wakeup_runners_at_any_end(void)
+{
+	note(&wake_runners_at_any_end);
 }
 
 /* there may be work for the coordinator of this database */
@@ -80,7 +88,7 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 	if (!is_top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
 		return;
 
-	if (is_commit && wake_runners)
+	if ((is_commit && wake_runners) || wake_runners_at_any_end)
 		evi_shmem_wake(EVI_RUNNER, MyDatabaseId);
 	if (is_commit && wake_coordinator)
 		evi_shmem_wake(EVI_COORDINATOR, MyDatabaseId);
@@ -89,5 +97,6 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 	if (let_in)
 		evi_shmem_let_in();
 
-	wake_runners = wake_coordinator = wake_launcher = let_in = false;
+	wake_runners = wake_coordinator = wake_launcher = false;
+	wake_runners_at_any_end = let_in = false;
 }

@@ -9,6 +9,7 @@
 #define EVI_WAKEUP_H
 
 extern void evi_wakeup_runners(void);
+extern void evi_wakeup_runners_at_any_end(void);
 extern void evi_wakeup_coordinator(void);
 extern void evi_wakeup_launcher(void);
 extern void evi_wakeup_let_in(void);

@@ -55,6 +55,15 @@ evi_window_open(const EviCursor *cursor, const EviSnapshot *upper, uint64 own_xi
 		window->settled = evi_snapshot_without(window->upper, own_xid);
 	}
 
+	if (window->own_xid != 0)
+	{
+		int64	   *own;
+		int			nown = evi_outbox_read(window->settled, window->upper, 0, 0, snapshot, 0, &own);
+
+		window->own_last = nown > 0 ? own[nown - 1] : 0;
+	}
+
+	window->is_shareable = !window->reopened && cursor->own_xid == 0;
 	window->count = read_window(cursor, window->upper, snapshot, 0, &window->id);
 	MemoryContextSwitchTo(former);
 	return window;

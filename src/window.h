@@ -16,10 +16,12 @@ typedef struct EviWindow
 {
 	MemoryContext context;		/* holds all of it */
 	int			users;			/* inboxes that have it */
+	bool		is_shareable;	/* the same for any cursor that stands at lower */
 	EviSnapshot *lower;
 	EviSnapshot *upper;
 	EviSnapshot *settled;		/* what is done at its end */
 	uint64		own_xid;		/* a transaction in upper, but not settled; or 0 */
+	int64		own_last;		/* the last of its events so far; or 0 */
 	bool		reopened;		/* it is one in which the cursor stood already */
 	int			count;
 	int64	   *id;				/* sorted */

@@ -20,12 +20,16 @@
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "worker.h"
 
 /* statistics that are not reported yet are due after so long */
 static long stats_due_ms = 0;
+
+/* those that the next look will be later than */
+static uint32 seen_wakeups = 0;
 
 /* The first thing that a worker calls. Tells what its slot says. */
 void
@@ -53,34 +57,62 @@ evi_worker_name(const char *name)
 
 	/* effects and cursor are lost together or not at all */
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* an inbox has its own timeout; these would end our own transactions */
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	evi_disable_transaction_timeout();
 }
 
-/* Sleeps until the latch is set or the time is over; -1 for no limit. */
-void
+/*
+ * Sleeps until the worker is woken, if it was not since the last call, or
+ * until the time is over; -1 for no limit. Returns whether the time is over.
+ * The caller looks for work after this, so that no wake-up is in vain.
+ */
+bool
 evi_worker_wait(long timeout_ms, const char *what)
 {
-	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	TimestampTz end = timeout_ms < 0 ? DT_NOEND :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	static uint32 wait_event = 0;
+	bool		is_over = timeout_ms == 0;
 
-	if (stats_due_ms > 0)
-		timeout_ms = timeout_ms < 0 ? stats_due_ms : Min(timeout_ms, stats_due_ms);
-	if (timeout_ms >= 0)
-		events |= WL_TIMEOUT;
 	if (wait_event == 0)
 		wait_event = WaitEventExtensionNew("EvinboxMain");
 
 	pgstat_report_activity(STATE_IDLE, what);
-	if (WaitLatch(MyLatch, events, timeout_ms, wait_event) & WL_TIMEOUT)
-		stats_due_ms = stats_due_ms > 0 ? pgstat_report_stat(true) : 0;
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	while (!is_over && evi_shmem_wakeups() == seen_wakeups && !ConfigReloadPending)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long		ms = stats_due_ms > 0 ? stats_due_ms : -1;
+		int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+
+		if (end != DT_NOEND)
+		{
+			long		left = TimestampDifferenceMilliseconds(now, end);
+
+			ms = ms < 0 ? left : Min(ms, left);
+		}
+		if (ms >= 0)
+			events |= WL_TIMEOUT;
+
+		if (WaitLatch(MyLatch, events, ms, wait_event) & WL_TIMEOUT)
+		{
+			/* reporting statistics is nothing to look for work after */
+			stats_due_ms = stats_due_ms > 0 ? pgstat_report_stat(true) : 0;
+			is_over = end != DT_NOEND && GetCurrentTimestamp() >= end;
+		}
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	seen_wakeups = evi_shmem_wakeups();
 
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	return is_over;
 }
 
 /* after commits: or autovacuum would never see what we write */

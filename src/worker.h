@@ -19,7 +19,7 @@ extern void evi_launcher_register(void);
 
 extern void evi_worker_start(int slot, Oid *database, Oid *owner);
 extern void evi_worker_name(const char *name);
-extern void evi_worker_wait(long timeout_ms, const char *what);
+extern bool evi_worker_wait(long timeout_ms, const char *what);
 extern void evi_worker_settle(void);
 
 #endif							/* EVI_WORKER_H */

@@ -1,6 +1,6 @@
 -- evinbox.action: closed subject types and required metadata.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 -- a type without rows is open

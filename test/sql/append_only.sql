@@ -1,6 +1,6 @@
 -- Events are append-only, for everyone and in every way.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE FUNCTION ignore(e evinbox.event) RETURNS void LANGUAGE sql AS '';

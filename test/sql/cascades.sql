@@ -1,6 +1,6 @@
 -- Events that handlers record.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE TABLE seen (n serial, inbox text, id bigint);

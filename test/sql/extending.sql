@@ -1,7 +1,7 @@
 -- What users add to evinbox.event counts for record_event(), INSERT and COPY
 -- in the same way.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE FUNCTION record_both(id text, metadata jsonb = '{}') RETURNS void LANGUAGE sql AS $$

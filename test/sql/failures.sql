@@ -1,6 +1,6 @@
 -- Failures: the guilty event stands alone, the others go through.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE TABLE seen (n serial, inbox text, id bigint);
@@ -220,7 +220,7 @@ SELECT evinbox.run();
 TABLE result;
 ROLLBACK;
 -- the whole message, where ids are known
-SET client_min_messages = warning;
+SET client_min_messages = error;
 DROP EXTENSION evinbox CASCADE;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;

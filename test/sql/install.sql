@@ -23,7 +23,7 @@ CREATE TABLE settings_before AS
 	WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database());
 SELECT * FROM traces();
 
-SET client_min_messages = warning;	-- a notice depends on shared_preload_libraries
+SET client_min_messages = error;	-- a warning depends on shared_preload_libraries
 CREATE EXTENSION evinbox;
 SELECT kind, name FROM traces() WHERE kind <> 'function' ORDER BY kind COLLATE "C", name COLLATE "C";
 SELECT extversion, nspname, extrelocatable
@@ -69,7 +69,7 @@ DROP EXTENSION evinbox;
 SELECT * FROM traces();
 
 -- an installation that is taken back
-SET client_min_messages = warning;
+SET client_min_messages = error;
 BEGIN;
 CREATE EXTENSION evinbox;
 SELECT evinbox.record_event('T', 1, 'done');

@@ -1,6 +1,6 @@
 -- The outbox: one row for each event of a transaction, if and when it commits.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 -- as long as an inbox waits for them, no worker truncates anything

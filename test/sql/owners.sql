@@ -1,6 +1,6 @@
 -- Whose rules: owners, and what they may.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 SET client_min_messages = warning;

@@ -1,6 +1,6 @@
 -- Partitions of evinbox.event.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE TABLE seen (n serial, inbox text, id bigint);

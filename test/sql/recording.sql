@@ -1,6 +1,6 @@
 -- record_event(), INSERT and COPY: what is stored, and what is refused.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE VIEW stored AS

@@ -1,6 +1,6 @@
 -- Writing rules: what is refused, and how a rule is stored.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';

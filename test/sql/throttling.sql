@@ -1,6 +1,6 @@
 -- Throttling in one session. Races are for the isolation tests.
 \set SHOW_CONTEXT never
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
 -- an id, or null: what counts here is which

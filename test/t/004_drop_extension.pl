@@ -113,8 +113,8 @@ is($node->psql($db, 'DROP OWNED BY root2 CASCADE'), 0, 'DROP OWNED drops it');
 is_gone('DROP OWNED');
 is($node->psql($db, 'DROP ROLE root2'), 0, 'and the role has nothing left');
 
-# with a rule at work; the session has never called us
-install('before DROP OWNED with a rule');
+# with a rule at work, dropped by a session that has never called us
+install('before a rule is at work');
 $node->safe_psql($db, <<'EOS');
 CREATE FUNCTION public.sleep_long(e evinbox.event) RETURNS void
 	LANGUAGE sql AS 'SELECT pg_sleep(1000)';

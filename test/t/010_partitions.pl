@@ -56,10 +56,10 @@ is_sql($node, $db,
 	't', 'a throttle sees events of all partitions');
 
 # One transaction takes more than there is room for.
+my $many = $node->safe_psql($db, $partitions);
 record_many($node, $db, 3000);
 cmp_ok($node->safe_psql($db, $default), '>', 0, 'what is too much goes to the default partition');
 is_exactly_once($node, $db, 'all', 'events in the default partition');
-my $many = $node->safe_psql($db, $partitions);
 record($node, $db, 'more') foreach 1 .. 20;
 wait_for($node, $db, "SELECT ($partitions) > $many", 'and partitions go on behind it');
 wait_for($node, $db, <<'EOS', 'for the ids to come');
