@@ -306,7 +306,7 @@ evi_shmem_kept_out(Oid database)
 {
 	Assert(LWLockHeldByMe(shared->lock));
 	for (int i = 0; i < MAX_KEPT_OUT; i++)
-		if (shared->kept_out[i].database == database)
+		if (OidIsValid(database) && shared->kept_out[i].database == database)
 			return true;
 	return false;
 }
