@@ -123,11 +123,13 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 int64
 evi_event_insert(Datum *values, bool *isnull)
 {
-	int64		id = nextval_internal(evi_relation_oid(EVI_EVENT_SEQ), false);
 	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
+	int64		id;
 	EviPartition partition;
 	Relation	rel;
 
+	/* the table is locked first, as by an INSERT, and by DROP EXTENSION */
+	id = nextval_internal(evi_relation_oid(EVI_EVENT_SEQ), false);
 	rel = open_partition_of(id, &partition);
 	values[Anum_event_id - 1] = Int64GetDatum(id);
 	isnull[Anum_event_id - 1] = false;
