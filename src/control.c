@@ -249,6 +249,9 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 		return again;
 	}
 
+	if (window->own_last != 0)
+		evi_outbox_close_until(own_xid, window->own_last);
+
 	while (evi_progress_has_events(progress))
 	{
 		int64		left = most - *handled - progress->failures;
@@ -259,9 +262,6 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 			return false;
 		CHECK_FOR_INTERRUPTS();
 	}
-
-	if (window->own_last != 0)
-		evi_outbox_close_until(own_xid, window->own_last);
 
 	/* nothing of it was for this inbox, but that is worth remembering too */
 	if (progress->unstored)

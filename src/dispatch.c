@@ -210,7 +210,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 	}
 	PG_END_TRY();
 
-	if (step == EVI_STEP_DONE)
+	if (attempt.batch)
 		progress->halts = 0;
 	*handled += attempt.nhandled;
 	return step;

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(48);
+SELECT plan(52);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -100,6 +100,18 @@ SELECT throws_ok($$INSERT INTO evinbox_internal.outbox_0 VALUES ('1', 1)$$, '425
 SELECT is(count(*), 6::bigint, 'and reads what it may') FROM evinbox.event WHERE subject_type IN ('Priv', 'Closed');
 RESET ROLE;
 SELECT is(evinbox.run('privileges'), 2::bigint, 'what it inserted is dispatched');
+
+-- a role that watches sees how it goes, and no event
+CREATE ROLE evinbox_test_monitor;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_monitor;
+GRANT SELECT ON evinbox.inbox_status, evinbox.worker_status TO evinbox_test_monitor;
+GRANT EXECUTE ON FUNCTION evinbox_internal.inbox_progress(integer), evinbox_internal.workers() TO evinbox_test_monitor;
+SET LOCAL ROLE evinbox_test_monitor;
+SELECT is(name COLLATE "default", 'privileges', 'a monitor sees inboxes') FROM evinbox.inbox_status;
+SELECT ok(count(*) > 0, 'and workers') FROM evinbox.worker_status;
+SELECT throws_ok($$SELECT * FROM evinbox.event$$, '42501', NULL, 'but no events');
+SELECT throws_ok($$SELECT * FROM evinbox.inbox$$, '42501', NULL, 'nor rules');
+RESET ROLE;
 
 SELECT * FROM finish();
 ROLLBACK;
