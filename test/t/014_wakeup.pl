@@ -52,8 +52,9 @@ $node->safe_psql($db, "DELETE FROM evinbox.inbox; TRUNCATE handled");
 
 # -- a window is not shared with whoever has handled some of it already --------
 #
-# "a" and "b" stand at the same place. A transaction dispatches an event of its
-# own to "a" and commits; the worker has passed that place with "b".
+# "a" and "b" pass an event of another session, which is for neither, and
+# stand at the same place. A transaction dispatches an event of its own to "a"
+# and commits: the worker looks from that place on for both.
 
 add_inbox($node, $db, 'a', actions => '{a}');
 add_inbox($node, $db, 'b', actions => '{never}', priority => 20);
@@ -64,14 +65,15 @@ foreach my $round (1 .. 3)
 	my $session = $node->background_psql($db);
 	$session->query_safe('BEGIN');
 	my $own = $session->query_safe("SELECT evinbox.record_event('T', 'own', 'a')");
-	my $witness = record($node, $db, 'witness', 'witness');
+	my $before = $node->safe_psql($db,
+		"SELECT clock_timestamp() FROM evinbox.record_event('T', 'other', 'for nobody')");
 	wait_for($node, $db,
-		"SELECT count(*) = 1 FROM handled WHERE inbox = 'witness' AND event_id = $witness",
+		"SELECT state = 'idle' AND state_change > '$before' FROM pg_stat_activity WHERE backend_type = 'evinbox runner'",
 		"round $round: the worker has passed");
 	is($session->query_safe("SELECT evinbox.run('a')"), '1', "round $round: run() handles the event");
 	$session->query_safe('COMMIT');
 	$session->quit;
-	$witness = record($node, $db, 'witness', 'witness');
+	my $witness = record($node, $db, 'witness', 'witness');
 	wait_for($node, $db,
 		"SELECT count(*) = 1 FROM handled WHERE inbox = 'witness' AND event_id = $witness",
 		"round $round: the worker has looked again");
