@@ -59,10 +59,11 @@ static const char *const event_indexes[EVI_EVENT_INDEXES] = {
 	[EVI_EVENT_BY_ACTOR] = "event_actor_subject_action_idx",
 };
 
-/* all of this is void unless valid is set; callbacks clear it at any time */
+/* callbacks set is_stale at any time, also while this is being loaded */
 static struct
 {
-	bool		valid;
+	bool		is_loaded;
+	bool		is_stale;
 	bool		callback_registered;
 	MemoryContext context;
 	Oid			table[EVI_TABLES];
@@ -180,35 +181,36 @@ evi_relation_insert(EviTable table, Datum *values, bool *isnull)
 	table_close(rel, NoLock);
 }
 
+/*
+ * What becomes stale while it is loaded serves this once, and is loaded again
+ * at the next use: a look-up that never finds a quiet moment would not end.
+ */
 static bool
 load_cache(bool missing_ok)
 {
-	/* opening tables below may bring invalidations of what was just read */
-	while (!cache.valid)
+	if (cache.is_loaded && !cache.is_stale)
+		return true;
+	if (!cache.callback_registered)
 	{
-		if (!cache.callback_registered)
-		{
-			CacheRegisterRelcacheCallback(forget_cache, (Datum) 0);
-			cache.callback_registered = true;
-			cache.context = AllocSetContextCreate(TopMemoryContext, "evinbox relations",
-												  ALLOCSET_SMALL_SIZES);
-		}
-
-		AcceptInvalidationMessages();
-		cache.valid = true;
-		if (!load_tables())
-		{
-			cache.valid = false;
-			if (missing_ok)
-				return false;
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("extension \"%s\" is not installed in this database", EVI_EXTENSION),
-					 errhint("Use CREATE EXTENSION %s.", EVI_EXTENSION)));
-		}
-		load_partitions();
+		CacheRegisterRelcacheCallback(forget_cache, (Datum) 0);
+		cache.callback_registered = true;
+		cache.context = AllocSetContextCreate(TopMemoryContext, "evinbox relations",
+											  ALLOCSET_SMALL_SIZES);
 	}
-	return true;
+
+	cache.is_loaded = cache.is_stale = false;
+	if (load_tables())
+	{
+		load_partitions();
+		cache.is_loaded = true;
+		return true;
+	}
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"%s\" is not installed in this database", EVI_EXTENSION),
+				 errhint("Use CREATE EXTENSION %s.", EVI_EXTENSION)));
+	return false;
 }
 
 static bool
@@ -275,12 +277,10 @@ forget_cache(Datum arg, Oid relid)
 {
 	bool		ours = !OidIsValid(relid);
 
-	if (!cache.valid)
-		return;
 	for (int i = 0; i < EVI_TABLES && !ours; i++)
 		ours = cache.table[i] == relid;
 	for (int i = 0; i < cache.npartitions && !ours; i++)
 		ours = cache.partition[i].relid == relid;
 	if (ours)
-		cache.valid = false;
+		cache.is_stale = true;
 }
