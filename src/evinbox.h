@@ -13,6 +13,8 @@
 
 #include "postgres.h"
 
+#include "access/htup_details.h"
+
 #define EVI_EXTENSION "evinbox"
 #define EVI_SCHEMA "evinbox"
 #define EVI_INTERNAL_SCHEMA "evinbox_internal"
