@@ -89,6 +89,7 @@ static EviBatch *load_batch(EviWindow *window, int from, int most, bool in_worke
 static EviStep lock_inbox(EviProgress *progress, bool in_worker);
 static EviStep lock_retry(EviProgress *progress, bool in_worker);
 static void handle_events(Attempt *attempt);
+static void commit_events(Attempt *attempt, EviUnit *unit);
 static void filter_events(Attempt *attempt);
 static void arm_timeout(const Attempt *attempt);
 static void disarm_timeout(const Attempt *attempt);
@@ -143,10 +144,7 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int most, int64 *handl
 			PopActiveSnapshot();
 		}
 
-		/* deferred constraints and triggers are the events' fault as well */
-		if (attempt.nhandled > 0)
-			attempt.phase = PHASE_EVENT;
-		evi_unit_commit(&unit);
+		commit_events(&attempt, &unit);
 	}
 	PG_CATCH();
 	{
@@ -195,9 +193,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 			}
 			PopActiveSnapshot();
 		}
-		if (attempt.nhandled > 0)
-			attempt.phase = PHASE_EVENT;
-		evi_unit_commit(&unit);
+		commit_events(&attempt, &unit);
 	}
 	PG_CATCH();
 	{
@@ -362,6 +358,25 @@ handle_events(Attempt *attempt)
 	evi_query_close();
 }
 
+/* Deferred constraints and triggers are the events' fault as well. */
+static void
+commit_events(Attempt *attempt, EviUnit *unit)
+{
+	if (attempt->nhandled > 0)
+	{
+		attempt->phase = PHASE_EVENT;
+		arm_timeout(attempt);
+	}
+	evi_unit_commit(unit);
+
+	/* it is done: whatever goes off from now on is nobody's failure */
+	if (attempt->in_worker)
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+	}
+}
+
 /* Leaves those for which the condition is true, by one query for all. */
 static void
 filter_events(Attempt *attempt)
@@ -402,11 +417,15 @@ arm_timeout(const Attempt *attempt)
 		enable_timeout_after(STATEMENT_TIMEOUT, (int) Min(ms, INT_MAX));
 }
 
+/* one that has gone off, but was not looked for, still counts against the event */
 static void
 disarm_timeout(const Attempt *attempt)
 {
-	if (attempt->in_worker)
-		disable_timeout(STATEMENT_TIMEOUT, false);
+	if (!attempt->in_worker)
+		return;
+	disable_timeout(STATEMENT_TIMEOUT, true);
+	CHECK_FOR_INTERRUPTS();
+	(void) get_timeout_indicator(STATEMENT_TIMEOUT, true);
 }
 
 /* The unit is undone. Finds the guilty event, or gets nearer to it. */

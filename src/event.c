@@ -394,21 +394,19 @@ fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot, EviBa
 	return batch->bytes < BATCH_MAX_BYTES ? length : done;
 }
 
+/* The default partition is not in one piece, so each id has to be asked for. */
 static int
 run_length(const int64 *ids, int count)
 {
 	int			length = 1;
 	EviPartition first;
-	EviPartition last;
-
-	while (length < count && ids[length] - ids[length - 1] <= MAX_GAP)
-		length++;
+	EviPartition next;
 
 	evi_relation_partition_of(ids[0], &first);
-	for (; length > 1; length--)
+	for (; length < count && ids[length] - ids[length - 1] <= MAX_GAP; length++)
 	{
-		evi_relation_partition_of(ids[length - 1], &last);
-		if (last.relid == first.relid)
+		evi_relation_partition_of(ids[length], &next);
+		if (next.relid != first.relid)
 			break;
 	}
 	return length;

@@ -15,6 +15,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
@@ -58,6 +59,25 @@ evi_inbox_load(Oid owner, Snapshot snapshot)
 	evi_scan_end(&scan);
 	list_sort(result, compare_turns);
 	return result;
+}
+
+/* A number that is another one whenever a rule is; never 0. */
+uint64
+evi_inbox_version(Snapshot snapshot)
+{
+	EviScan		scan;
+	HeapTuple	tuple;
+	uint64		version = 1;
+
+	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
+	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	{
+		version = hash_combine64(version, HeapTupleHeaderGetRawXmin(tuple->t_data));
+		version = hash_combine64(version, ItemPointerGetBlockNumber(&tuple->t_self));
+		version = hash_combine64(version, ItemPointerGetOffsetNumber(&tuple->t_self));
+	}
+	evi_scan_end(&scan);
+	return version != 0 ? version : 1;
 }
 
 /* NULL if there is none of that name */

@@ -46,6 +46,7 @@ typedef struct EviHandler
 } EviHandler;
 
 extern List *evi_inbox_load(Oid owner, Snapshot snapshot);
+extern uint64 evi_inbox_version(Snapshot snapshot);
 extern EviInbox *evi_inbox_find(const char *name, Snapshot snapshot);
 extern List *evi_inbox_live_owners(Snapshot snapshot);
 extern void evi_inbox_forget_plan(EviInbox *inbox);

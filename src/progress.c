@@ -52,12 +52,15 @@ evi_progress_read_cursor(EviProgress *progress, Snapshot snapshot)
 	return cursor != NULL;
 }
 
-/* Goes past a window that has no events, which need not be stored. */
+/*
+ * Goes past a window that has no events. It need not be stored for that, but
+ * a transaction of its own keeps segments of the outbox as long as it is.
+ */
 void
 evi_progress_pass(EviProgress *progress)
 {
 	EviCursor	cursor = evi_progress_cursor_at(progress, 0);
-	bool		unstored = progress->unstored;
+	bool		unstored = progress->unstored || cursor.own_xid != progress->cursor.own_xid;
 
 	Assert(progress->window->count == 0);
 	evi_progress_move(progress, 0, &cursor, 0);

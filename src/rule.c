@@ -22,7 +22,6 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -128,8 +127,6 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 												&isnull)));
 	}
 
-	/* whoever has loaded rules hears of it when this commits, however it does */
-	CacheInvalidateRelcache(trigger->tg_relation);
 	evi_wakeup_runners();
 	evi_wakeup_coordinator();
 	return PointerGetDatum(NULL);

@@ -18,7 +18,6 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -40,11 +39,9 @@ PGDLLEXPORT void evi_runner_main(Datum arg);
 static MemoryContext runner_context;
 static MemoryContext rules_context;
 static List *inboxes = NIL;		/* of EviProgress, in the order of turns */
-static bool rules_stale = true;
-static Oid	inbox_relid = InvalidOid;
+static uint64 rules_version = 0;	/* none has that one */
 static TimestampTz store_at = DT_NOEND;
 
-static void forget_rules(Datum arg, Oid relid);
 static bool look(void);
 static void load_rules(Snapshot snapshot);
 static EviProgress *find_progress(List *list, int32 inbox_id);
@@ -52,6 +49,7 @@ static void adopt(EviProgress *progress, EviInbox *inbox);
 static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now);
 static void open_window(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot);
 static EviWindow *find_window(const EviCursor *cursor, const EviSnapshot *upper);
+static bool is_ready(const EviProgress *progress, TimestampTz now);
 static bool take_turn(EviProgress *progress);
 static bool take_retries(EviProgress *progress);
 static void store_cursors(void);
@@ -69,7 +67,6 @@ evi_runner_main(Datum arg)
 	StartTransactionCommand();
 	evi_worker_name(psprintf("evinbox runner for %s", GetUserNameFromId(owner, false)));
 	CommitTransactionCommand();
-	CacheRegisterRelcacheCallback(forget_rules, (Datum) 0);
 	runner_context = AllocSetContextCreate(TopMemoryContext, "evinbox runner",
 										   ALLOCSET_DEFAULT_SIZES);
 	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
@@ -99,20 +96,13 @@ evi_runner_main(Datum arg)
 	}
 }
 
-/* a relcache callback: the trigger of evinbox.inbox sends this at commit */
-static void
-forget_rules(Datum arg, Oid relid)
-{
-	if (relid == inbox_relid || !OidIsValid(relid))
-		rules_stale = true;
-}
-
 /* Sees what there is. False if there is nothing to see any more. */
 static bool
 look(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	EviSnapshot *upper;
+	uint64		version;
 
 	pgstat_report_activity(STATE_RUNNING, "looking for events");
 	SetCurrentStatementStartTimestamp();
@@ -124,24 +114,13 @@ look(void)
 	}
 	MemoryContextSwitchTo(context);
 
-	/*
-	 * A rule that was changed before an event was recorded is loaded before
-	 * the event is handled: what has been announced when the last snapshot was
-	 * taken is loaded, with one that was taken after the announcement.
-	 */
+	/* the rules are those that the snapshot shows: as of the events in it */
 	evi_cursor_hold();
-	for (;;)
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		AcceptInvalidationMessages();
-		if (!rules_stale)
-			break;
-		PopActiveSnapshot();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		rules_stale = false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	version = evi_inbox_version(GetActiveSnapshot());
+	if (version != rules_version)
 		load_rules(GetActiveSnapshot());
-		PopActiveSnapshot();
-	}
+	rules_version = version;
 
 	upper = evi_snapshot_active();
 	open_windows(upper, GetActiveSnapshot(), GetCurrentTimestamp());
@@ -161,7 +140,6 @@ load_rules(Snapshot snapshot)
 	List	   *rules;
 	ListCell   *lc;
 
-	inbox_relid = evi_relation_oid(EVI_INBOX);
 	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
 										  ALLOCSET_DEFAULT_SIZES);
 	context = MemoryContextSwitchTo(rules_context);
@@ -233,8 +211,8 @@ open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now)
 	{
 		EviProgress *progress = lfirst(lc);
 
-		if (progress->inbox->live && progress->inbox->enabled && progress->cursor.done &&
-			progress->halted_until <= now && !evi_progress_has_events(progress))
+		if (is_ready(progress, now) && progress->cursor.done &&
+			!evi_progress_has_events(progress))
 			open_window(progress, upper, snapshot);
 	}
 }
@@ -278,15 +256,29 @@ find_window(const EviCursor *cursor, const EviSnapshot *upper)
 	return NULL;
 }
 
+static bool
+is_ready(const EviProgress *progress, TimestampTz now)
+{
+	return progress->inbox->live && progress->inbox->enabled && progress->halted_until <= now;
+}
+
 /* One batch. Returns whether there is more to do right now. */
 static bool
 take_turn(EviProgress *progress)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	int64		handled = 0;
+	bool		was_halted;
 
-	if (!evi_progress_has_events(progress) || !progress->inbox->enabled ||
-		!progress->inbox->live || progress->halted_until > GetCurrentTimestamp())
+	progress->locked_until = 0;
+	if (!is_ready(progress, now))
 		return false;
+
+	/* its halt may have been over too late for the look of this turn */
+	was_halted = progress->halted_until != 0;
+	progress->halted_until = 0;
+	if (!evi_progress_has_events(progress))
+		return was_halted;
 
 	pgstat_report_activity(STATE_RUNNING,
 						   psprintf("dispatching to inbox \"%s\"", progress->inbox->name));
@@ -319,8 +311,7 @@ take_retries(EviProgress *progress)
 	int			ndue;
 	int64		handled = 0;
 
-	if (progress->retry_at > now || !progress->inbox->enabled || !progress->inbox->live ||
-		progress->halted_until > now)
+	if (progress->retry_at > now || !is_ready(progress, now))
 		return false;
 
 	StartTransactionCommand();
@@ -401,12 +392,12 @@ time_to_wait(void)
 
 		if (!progress->inbox->enabled || !progress->inbox->live)
 			continue;
-		if (progress->locked_until > now)
+
+		/* what was due during the turn is due at once */
+		if (progress->locked_until != 0)
 			next = Min(next, progress->locked_until);
-		if (progress->halted_until > now)
-			next = Min(next, progress->halted_until);
-		else
-			next = Min(next, progress->retry_at);
+		next = Min(next, progress->halted_until != 0 ?
+				   progress->halted_until : progress->retry_at);
 	}
 	return next == DT_NOEND ? -1 : (long) TimestampDifferenceMilliseconds(now, next) + 1;
 }

@@ -363,6 +363,10 @@ detach_worker(int code, Datum arg)
 	pg_atomic_write_u32(&worker->procno, 0);
 	worker->pid = 0;
 	worker->state = EVI_WORKER_WAITING;
+
+	/* a scout that failed has to go again */
+	if (worker->kind == EVI_SCOUT && code != 0)
+		worker->wanted = true;
 	evi_shmem_unlock();
 
 	ConditionVariableBroadcast(&shared->worker_left);

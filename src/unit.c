@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/timeout.h"
 
 #include "event.h"
@@ -66,7 +67,9 @@ evi_unit_undo(EviUnit *unit)
 	evi_event_set_cause(0, 0);
 	if (unit->in_worker)
 	{
+		/* a cancel that came too late to matter must not hit what comes next */
 		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
 		AbortCurrentTransaction();
 	}
 	else

@@ -4,9 +4,8 @@
  *		Tells the workers at the end of a transaction what it has changed.
  *
  * The latches are set when the transaction's resources have been released.
- * By then it is visible to others, its locks are free and its invalidation
- * messages are sent: a worker that wakes finds all of it. A commit callback
- * would be too early for the latter two.
+ * By then it is visible to others and its locks are free: a worker that wakes
+ * finds both. A commit callback would be too early for the locks.
  *
  *-------------------------------------------------------------------------
  */

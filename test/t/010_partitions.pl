@@ -77,6 +77,15 @@ isnt($node->safe_psql($db,
 	'evinbox_internal.event_default', 'the newest events are in one of them');
 is_exactly_once($node, $db, 'all', 'events behind the default partition');
 
+# The default partition is in two pieces, with others in between, and one batch
+# is of all of them.
+$node->safe_psql($db, "UPDATE evinbox.inbox SET batch_size = 100000");
+record_many($node, $db, 2500);
+is_exactly_once($node, $db, 'all', 'a batch on both sides of a partition');
+$node->safe_psql($db, "UPDATE evinbox.inbox SET priority = 11");
+record_many($node, $db, 4500);
+is_exactly_once($node, $db, 'all', 'and once more');
+
 is_healthy($node);
 $node->stop;
 done_testing();

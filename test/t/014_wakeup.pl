@@ -81,6 +81,65 @@ foreach my $round (1 .. 3)
 		"round $round: the event was handled once");
 }
 
+# -- a halt that is over before the turn of another inbox is --------------------
+#
+# The rule is halted for a second; the other one's handler takes longer. Nothing
+# tells the worker when the rule works again.
+
+$node->safe_psql($db, <<'EOS');
+DELETE FROM evinbox.inbox;
+TRUNCATE handled;
+CREATE ROLE worker LOGIN;
+GRANT USAGE, CREATE ON SCHEMA public TO worker;
+CREATE FUNCTION public.none_yet(e evinbox.event) RETURNS void LANGUAGE sql AS $$ $$;
+CREATE TABLE public.slow (event_id bigint);
+GRANT ALL ON public.slow TO worker;
+CREATE FUNCTION public.take_time(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_sleep(2);
+	INSERT INTO public.slow VALUES (e.id);
+END $$;
+GRANT USAGE ON SCHEMA evinbox TO worker;
+INSERT INTO evinbox.inbox (name, owner, handler, priority) VALUES
+	('halts', 'worker', 'none_yet', 1), ('is slow', 'worker', 'take_time', 2);
+REVOKE EXECUTE ON FUNCTION public.none_yet FROM PUBLIC;
+EOS
+my $halted = record($node, $db, 'halted');
+wait_for($node, $db, "SELECT count(*) = 1 FROM public.slow WHERE event_id = $halted",
+	'the slow one is done');
+is_sql($node, $db, "SELECT state FROM evinbox.inbox_status WHERE name = 'halts'", 'halted',
+	'the other one is halted');
+$node->safe_psql($db, 'GRANT EXECUTE ON FUNCTION public.none_yet TO PUBLIC');
+my $since_repair = time;
+wait_for($node, $db,
+	"SELECT state = 'running' AND lag_events = 0 FROM evinbox.inbox_status WHERE name = 'halts'",
+	'and goes on when it is repaired');
+cmp_ok(time - $since_repair, '<', 7, 'which is not long');
+
+# -- a handler that notices its timeout too late fails, and no more ------------
+#
+# This one is a function of the server that looks for no interrupts.
+
+$node->safe_psql($db, <<'EOS');
+DELETE FROM evinbox.inbox;
+CREATE FUNCTION public.be_late(e evinbox.event) RETURNS cstring LANGUAGE internal AS 'record_out';
+INSERT INTO evinbox.inbox (name, handler, timeout, max_attempts, backoff)
+	VALUES ('late', 'be_late', '5 ms', 2, '10 ms');
+EOS
+my $pid = 0;
+$node->poll_query_until($db,
+	"SELECT count(*) = 1 FROM evinbox.worker_status WHERE kind = 'runner' AND owner = 'postgres' AND state = 'running'");
+$pid = $node->safe_psql($db,
+	"SELECT pid FROM evinbox.worker_status WHERE kind = 'runner' AND owner = 'postgres'");
+$node->safe_psql($db,
+	"SELECT evinbox.record_event('Thing', 'large', 'happened', metadata => jsonb_build_object('n', (SELECT jsonb_agg(i) FROM generate_series(1, 1500000) i)))");
+wait_for($node, $db, "SELECT count(*) = 1 FROM evinbox.dead_letter WHERE inbox = 'late'",
+	'an overrun that is noticed afterwards is a failure, and a retry of it too');
+is_sql($node, $db, "SELECT last_sqlstate FROM evinbox.dead_letter", '57014', 'a cancelled one');
+is_sql($node, $db,
+	"SELECT pid FROM evinbox.worker_status WHERE kind = 'runner' AND owner = 'postgres'", $pid,
+	'and the worker is still the same');
+
 is_healthy($node);
 $node->stop;
 done_testing();
