@@ -4,9 +4,8 @@
  *		Partitions of evinbox.event, made ahead of need.
  *
  * A partition takes a range of ids. The next one is made when half of the
- * newest is used, by attaching a table, which takes no lock that an insert
- * would have to wait for. Should inserts ever be quicker, the default
- * partition takes them.
+ * newest is used, by attaching a table, which waits for nobody. Should inserts
+ * ever be quicker, the default partition takes them.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,12 +53,20 @@ evi_partition_make(void)
 	int64		from;
 	int64		taken;
 	Oid			default_relid;
+	LOCKMODE	mode;
 
 	read_bounds(&from, &default_relid);
 	if (from - last > size / 2)
 		return false;
 
-	if (!ConditionalLockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock) ||
+	/*
+	 * A statement that runs meanwhile goes by the partitions that there were
+	 * at its start, and fails if an id of its turns out to belong to a new
+	 * one. So we look for a moment without writers, until time runs short;
+	 * then only a statement with very many events is at risk.
+	 */
+	mode = from - last > size / 4 ? ShareRowExclusiveLock : ShareUpdateExclusiveLock;
+	if (!ConditionalLockRelationOid(evi_relation_oid(EVI_EVENT), mode) ||
 		!ConditionalLockRelationOid(default_relid, AccessExclusiveLock))
 		return true;
 
