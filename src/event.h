@@ -43,8 +43,6 @@ extern bool evi_event_recorded_since(const EviEventKey *key, TimestampTz since,
 extern EviBatch *evi_event_fetch(const int64 *ids, int count, Snapshot snapshot,
 								 int *fetched);
 
-/* so often is a look at the partitions due */
-#define EVI_PARTITION_LOOK 65536
 extern bool evi_event_recorded_at(int64 id, Snapshot snapshot, TimestampTz *recorded_at);
 
 /* the event whose handler runs now; id 0 if none does */

@@ -31,10 +31,10 @@
 #include "utils/xid8.h"
 
 #include "cursor.h"
-#include "event.h"
 #include "evinbox.h"
 #include "guc.h"
 #include "outbox.h"
+#include "partition.h"
 #include "query.h"
 #include "relation.h"
 #include "shmem.h"
@@ -60,6 +60,8 @@ static int64 closed_until = 0;
 
 static uint64 turn_of(uint64 xid);
 static int	segment_of(uint64 xid);
+static void begin_range(EviScan *scan, EviTable segment, uint64 from, uint64 to,
+						Snapshot snapshot);
 static void read_range(uint64 from, uint64 to, const EviSnapshot *lower,
 					   const EviSnapshot *upper, Snapshot snapshot, IdList *list);
 static bool is_full(const IdList *list);
@@ -188,10 +190,9 @@ segment_of(uint64 xid)
 	return (int) (turn_of(xid) % EVI_OUTBOX_SEGMENTS);
 }
 
-/* collects from all segments: their size may have been changed meanwhile */
+/* the rows of the transactions from one up to, but not including, another */
 static void
-read_range(uint64 from, uint64 to, const EviSnapshot *lower,
-		   const EviSnapshot *upper, Snapshot snapshot, IdList *list)
+begin_range(EviScan *scan, EviTable segment, uint64 from, uint64 to, Snapshot snapshot)
 {
 	ScanKeyData keys[2];
 
@@ -199,13 +200,20 @@ read_range(uint64 from, uint64 to, const EviSnapshot *lower,
 				FullTransactionIdGetDatum(FullTransactionIdFromU64(from)));
 	ScanKeyInit(&keys[1], Anum_outbox_xid, BTLessStrategyNumber, F_XID8LT,
 				FullTransactionIdGetDatum(FullTransactionIdFromU64(to)));
+	evi_scan_begin(scan, segment, snapshot, 2, keys);
+}
 
+/* collects from all segments: their size may have been changed meanwhile */
+static void
+read_range(uint64 from, uint64 to, const EviSnapshot *lower,
+		   const EviSnapshot *upper, Snapshot snapshot, IdList *list)
+{
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
 	{
 		EviScan		scan;
 		HeapTuple	tuple;
 
-		evi_scan_begin(&scan, EVI_OUTBOX + i, snapshot, 2, keys);
+		begin_range(&scan, EVI_OUTBOX + i, from, to, snapshot);
 		while (!is_full(list) && (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
 		{
 			TupleDesc	desc = RelationGetDescr(scan.table);
@@ -281,15 +289,10 @@ segment_is_done(EviTable segment)
 static bool
 range_is_empty(EviTable segment, uint64 from, uint64 to, Snapshot snapshot)
 {
-	ScanKeyData keys[2];
 	EviScan		scan;
 	bool		result;
 
-	ScanKeyInit(&keys[0], Anum_outbox_xid, BTGreaterEqualStrategyNumber, F_XID8GE,
-				FullTransactionIdGetDatum(FullTransactionIdFromU64(from)));
-	ScanKeyInit(&keys[1], Anum_outbox_xid, BTLessStrategyNumber, F_XID8LT,
-				FullTransactionIdGetDatum(FullTransactionIdFromU64(to)));
-	evi_scan_begin(&scan, segment, snapshot, 2, keys);
+	begin_range(&scan, segment, from, to, snapshot);
 	result = evi_scan_next(&scan, ForwardScanDirection) == NULL;
 	evi_scan_end(&scan);
 	return result;

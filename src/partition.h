@@ -8,6 +8,9 @@
 #ifndef EVI_PARTITION_H
 #define EVI_PARTITION_H
 
+/* after so many events, a look is due whether it is time for a new one */
+#define EVI_PARTITION_LOOK 65536
+
 extern bool evi_partition_make(void);
 
 #endif							/* EVI_PARTITION_H */

@@ -43,7 +43,6 @@ static const TableName names[EVI_TABLES] = {
 	[EVI_EVENT_SEQ] = {EVI_SCHEMA, "event_id_seq", NULL},
 	[EVI_ACTION] = {EVI_SCHEMA, "action", "action_pkey"},
 	[EVI_INBOX] = {EVI_SCHEMA, "inbox", "inbox_pkey"},
-	[EVI_DELIVERY] = {EVI_SCHEMA, "delivery", "delivery_pkey"},
 	[EVI_OUTBOX] = {EVI_INTERNAL_SCHEMA, "outbox_0", "outbox_0_idx"},
 	[EVI_OUTBOX + 1] = {EVI_INTERNAL_SCHEMA, "outbox_1", "outbox_1_idx"},
 	[EVI_OUTBOX + 2] = {EVI_INTERNAL_SCHEMA, "outbox_2", "outbox_2_idx"},

@@ -42,7 +42,7 @@ static List *inboxes = NIL;		/* of EviProgress, in the order of turns */
 static uint64 rules_version = 0;	/* none has that one */
 static TimestampTz store_at = DT_NOEND;
 
-static bool look(void);
+static void look(void);
 static void load_rules(Snapshot snapshot);
 static EviProgress *find_progress(List *list, int32 inbox_id);
 static void adopt(EviProgress *progress, EviInbox *inbox);
@@ -82,22 +82,20 @@ evi_runner_main(Datum arg)
 		MemoryContextReset(turn_context);
 		MemoryContextSwitchTo(turn_context);
 
-		if (look())
-		{
-			foreach(lc, inboxes)
-				more |= take_turn(lfirst(lc));
-			foreach(lc, inboxes)
-				more |= take_retries(lfirst(lc));
-			store_cursors();
-			evi_worker_settle();
-		}
+		look();
+		foreach(lc, inboxes)
+			more |= take_turn(lfirst(lc));
+		foreach(lc, inboxes)
+			more |= take_retries(lfirst(lc));
+		store_cursors();
+		evi_worker_settle();
 		if (!more)
 			evi_worker_wait(time_to_wait(), "waiting for events");
 	}
 }
 
-/* Sees what there is. False if there is nothing to see any more. */
-static bool
+/* Sees what there is. Ends the worker if the extension is gone. */
+static void
 look(void)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -127,7 +125,6 @@ look(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	return true;
 }
 
 /* What an inbox has done stays with it. */
