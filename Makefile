@@ -3,20 +3,21 @@
 #   make && make install      build and install for the server of $(PG_CONFIG)
 #   make installcheck         test against the running server (see below)
 #   make check                test in throw-away clusters; needs root and Debian
+#   make check-history        kill everything again and again, for long (ROUNDS=100)
 #   make demo                 show it at work on this machine's changelogs
 #   make bench                measure it
 #
 # "make installcheck" wants a superuser's server with the extension installed.
 # The isolation tests also want evinbox.enabled = off, as in test/conf.
 
-ifneq (,$(filter check demo bench,$(MAKECMDGOALS)))
+ifneq (,$(filter check check-history demo bench,$(MAKECMDGOALS)))
 
 # These install what they need, PostgreSQL included, so they cannot start from
 # pg_config; and PGXS has a "check" of its own, which only refuses.
-check demo bench:
+check check-history demo bench:
 	@test/run $@
 
-.PHONY: check demo bench
+.PHONY: check check-history demo bench
 
 else
 

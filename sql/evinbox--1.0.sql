@@ -90,6 +90,9 @@ CREATE TABLE evinbox.inbox (
 	batch_size integer NOT NULL DEFAULT 1000,
 	id integer GENERATED ALWAYS AS IDENTITY,
 	search_path text NOT NULL DEFAULT '',
+	shards integer NOT NULL DEFAULT 1,
+	replayable boolean NOT NULL DEFAULT false,
+	start_at text COLLATE "C",
 	CONSTRAINT inbox_pkey PRIMARY KEY (name),
 	CONSTRAINT inbox_id_key UNIQUE (id)
 );
@@ -101,7 +104,7 @@ COMMENT ON COLUMN evinbox.inbox.subject_types IS 'Events of these subject types;
 COMMENT ON COLUMN evinbox.inbox.actions IS 'Events with these actions; NULL for all';
 COMMENT ON COLUMN evinbox.inbox.condition IS 'A SQL boolean expression over e, the event; NULL for true';
 COMMENT ON COLUMN evinbox.inbox.handler IS 'A function f(evinbox.event) or f(evinbox.event, jsonb), called for each event';
-COMMENT ON COLUMN evinbox.inbox.statement IS 'One SQL statement, run once a batch (not supported yet)';
+COMMENT ON COLUMN evinbox.inbox.statement IS 'One SQL statement, run once a batch over the relation events';
 COMMENT ON COLUMN evinbox.inbox.config IS 'The handler''s second argument';
 COMMENT ON COLUMN evinbox.inbox.enabled IS 'False pauses the inbox: its events wait for it';
 COMMENT ON COLUMN evinbox.inbox.dispatch IS '''live'': by a worker, right after commit; ''scheduled'': by run(name)';
@@ -111,6 +114,9 @@ COMMENT ON COLUMN evinbox.inbox.backoff IS 'Wait after the first failure; double
 COMMENT ON COLUMN evinbox.inbox.timeout IS 'Longest time for one event in the worker; 0 for no limit';
 COMMENT ON COLUMN evinbox.inbox.batch_size IS 'Most events that one transaction handles';
 COMMENT ON COLUMN evinbox.inbox.id IS 'Set by evinbox; stays when the inbox is renamed';
+COMMENT ON COLUMN evinbox.inbox.shards IS 'How many runners may work for it at once, each for some of the subjects';
+COMMENT ON COLUMN evinbox.inbox.replayable IS 'Whether replay() may offer past events to it again';
+COMMENT ON COLUMN evinbox.inbox.start_at IS 'Which past events it was given first: ''beginning'', or a time; NULL for none';
 COMMENT ON COLUMN evinbox.inbox.search_path IS 'The search_path of the rule''s writing, in force when it runs; set by evinbox';
 
 CREATE TABLE evinbox.delivery (
@@ -127,7 +133,7 @@ CREATE TABLE evinbox.delivery (
 	CONSTRAINT delivery_pkey PRIMARY KEY (inbox, event_id),
 	CONSTRAINT delivery_inbox_fkey FOREIGN KEY (inbox) REFERENCES evinbox.inbox
 		ON UPDATE CASCADE ON DELETE CASCADE,
-	CONSTRAINT delivery_state_check CHECK (state IN ('retry', 'dead')),
+	CONSTRAINT delivery_state_check CHECK (state IN ('retry', 'dead', 'skipped')),
 	CONSTRAINT delivery_next_at_check CHECK ((state = 'retry') = (next_at IS NOT NULL))
 );
 
@@ -137,10 +143,10 @@ CREATE INDEX delivery_due_idx ON evinbox.delivery (inbox, next_at) WHERE state =
 COMMENT ON TABLE evinbox.delivery IS 'Events that an inbox could not handle, yet or at all; plain success leaves no row';
 COMMENT ON COLUMN evinbox.delivery.inbox IS 'The inbox that could not handle it';
 COMMENT ON COLUMN evinbox.delivery.event_id IS 'The event';
-COMMENT ON COLUMN evinbox.delivery.state IS '''retry'': will be tried again at next_at; ''dead'': given up';
+COMMENT ON COLUMN evinbox.delivery.state IS '''retry'': will be tried again at next_at; ''dead'': given up; ''skipped'': not wanted';
 COMMENT ON COLUMN evinbox.delivery.attempts IS 'How often it has failed';
 COMMENT ON COLUMN evinbox.delivery.next_at IS 'When it is tried again';
-COMMENT ON COLUMN evinbox.delivery.last_error IS 'Message of the last failure';
+COMMENT ON COLUMN evinbox.delivery.last_error IS 'Message of the last failure, or why it was skipped';
 COMMENT ON COLUMN evinbox.delivery.last_sqlstate IS 'SQLSTATE of the last failure';
 COMMENT ON COLUMN evinbox.delivery.error_context IS 'Where that happened: the call stack of the handler';
 COMMENT ON COLUMN evinbox.delivery.created_at IS 'When it failed first';
@@ -152,46 +158,84 @@ COMMENT ON COLUMN evinbox.delivery.updated_at IS 'When it failed last';
 
 -- One row for each event of a transaction. A segment is chosen by the
 -- transaction's own xid, and truncated when every cursor is past its rows: a
--- vacuum would have nothing to do.
-CREATE TABLE evinbox_internal.outbox_0 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+-- vacuum would have nothing to do. Every 1,024th row says what was finished
+-- when it was written, so that a backlog can be taken in steps.
+CREATE TABLE evinbox_internal.outbox_0 (xid xid8 NOT NULL, event_id bigint NOT NULL, checkpoint pg_snapshot)
 	WITH (autovacuum_enabled = false);
-CREATE TABLE evinbox_internal.outbox_1 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+CREATE TABLE evinbox_internal.outbox_1 (xid xid8 NOT NULL, event_id bigint NOT NULL, checkpoint pg_snapshot)
 	WITH (autovacuum_enabled = false);
-CREATE TABLE evinbox_internal.outbox_2 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+CREATE TABLE evinbox_internal.outbox_2 (xid xid8 NOT NULL, event_id bigint NOT NULL, checkpoint pg_snapshot)
 	WITH (autovacuum_enabled = false);
-CREATE TABLE evinbox_internal.outbox_3 (xid xid8 NOT NULL, event_id bigint NOT NULL)
+CREATE TABLE evinbox_internal.outbox_3 (xid xid8 NOT NULL, event_id bigint NOT NULL, checkpoint pg_snapshot)
 	WITH (autovacuum_enabled = false);
 CREATE INDEX outbox_0_idx ON evinbox_internal.outbox_0 (xid, event_id);
 CREATE INDEX outbox_1_idx ON evinbox_internal.outbox_1 (xid, event_id);
 CREATE INDEX outbox_2_idx ON evinbox_internal.outbox_2 (xid, event_id);
 CREATE INDEX outbox_3_idx ON evinbox_internal.outbox_3 (xid, event_id);
 
--- How far each inbox has come: its newest row counts. Everything visible in
--- "done" is handled, and what "taking" sees beyond it up to "position", and
--- the events of "own_xid" up to "own_position".
+-- How far each lane of an inbox has come: its newest row counts. An inbox has
+-- a lane for each of its shards, and lane -1 for replays. Everything visible
+-- in "done" is handled, and what "taking" sees beyond it up to "position", and
+-- the events of "own_xid" up to "own_position"; but not what is in the lane's
+-- backlog from "backlog_position" in its row "backlog_seq" on.
 CREATE TABLE evinbox_internal.cursor_0 (
 	inbox_id integer NOT NULL,
+	lane integer NOT NULL,
 	seq bigint NOT NULL,
+	lanes integer NOT NULL,
 	done pg_snapshot NOT NULL,
 	taking pg_snapshot,
 	position bigint,
 	own_xid xid8,
 	own_position bigint,
+	backlog_seq bigint NOT NULL,
+	backlog_position bigint NOT NULL,
 	dispatched_at timestamptz
 ) WITH (autovacuum_enabled = false);
 CREATE TABLE evinbox_internal.cursor_1 (LIKE evinbox_internal.cursor_0)
 	WITH (autovacuum_enabled = false);
-CREATE INDEX cursor_0_idx ON evinbox_internal.cursor_0 (inbox_id, seq);
-CREATE INDEX cursor_1_idx ON evinbox_internal.cursor_1 (inbox_id, seq);
+CREATE INDEX cursor_0_idx ON evinbox_internal.cursor_0 (inbox_id, lane, seq);
+CREATE INDEX cursor_1_idx ON evinbox_internal.cursor_1 (inbox_id, lane, seq);
 CREATE SEQUENCE evinbox_internal.cursor_seq;
 
--- Inboxes whose rule cannot run as it stands, and why.
+-- Ranges of event ids that a lane has yet to handle, in the order of seq: past
+-- events for a new inbox, replays, and what the outbox did not wait with. All
+-- events of an exact range belong to it; of another one, those that are in no
+-- later range. If there is a former lane, only what it was to handle does.
+CREATE TABLE evinbox_internal.backlog (
+	inbox_id integer NOT NULL,
+	lane integer NOT NULL,
+	seq bigint GENERATED ALWAYS AS IDENTITY,
+	first_id bigint NOT NULL,
+	last_id bigint NOT NULL,
+	exact boolean NOT NULL,
+	since timestamptz,
+	former_lane integer,
+	former_lanes integer
+);
+CREATE INDEX backlog_idx ON evinbox_internal.backlog (inbox_id, lane, seq);
+
+-- Inboxes whose rule cannot run as it stands, and why; and when to look again.
 CREATE TABLE evinbox_internal.halt (
 	inbox_id integer NOT NULL,
 	reason text NOT NULL,
 	halted_at timestamptz NOT NULL,
+	looks integer NOT NULL,
+	next_look_at timestamptz NOT NULL,
+	failures integer NOT NULL,
 	CONSTRAINT halt_pkey PRIMARY KEY (inbox_id),
 	CONSTRAINT halt_inbox_fkey FOREIGN KEY (inbox_id) REFERENCES evinbox.inbox (id)
+		ON DELETE CASCADE
+);
+
+-- Events that are being handled, written only after a server or a worker has
+-- ended in the middle of a handler: which one was it?
+CREATE TABLE evinbox_internal.attempt (
+	inbox_id integer NOT NULL,
+	event_id bigint NOT NULL,
+	attempts integer NOT NULL,
+	CONSTRAINT attempt_pkey PRIMARY KEY (inbox_id, event_id),
+	CONSTRAINT attempt_inbox_fkey FOREIGN KEY (inbox_id) REFERENCES evinbox.inbox (id)
 		ON DELETE CASCADE
 );
 
@@ -300,6 +344,54 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evinbox.run(text, integer)
 	IS 'Dispatches here and now, in this transaction: one inbox, or all live ones of the caller; returns how many events were handled';
 
+CREATE FUNCTION evinbox.pause(inbox text) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_pause'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.pause(text)
+	IS 'Stops an inbox; its events wait, and so do replays';
+
+CREATE FUNCTION evinbox.resume(inbox text) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_resume'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.resume(text)
+	IS 'Lets a paused or halted inbox go on at once';
+
+CREATE FUNCTION evinbox.retry(inbox text DEFAULT NULL, event_id bigint DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_retry'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.retry(text, bigint)
+	IS 'Has failed, dead and skipped events tried again now: one, an inbox''s, or all; returns how many';
+
+CREATE FUNCTION evinbox.discard(inbox text, event_id bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_discard'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.discard(text, bigint)
+	IS 'Gives up an event that has failed, without a dead letter';
+
+CREATE FUNCTION evinbox.replay(inbox text, from_id bigint, to_id bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_replay'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.replay(text, bigint, bigint)
+	IS 'Offers past events to a replayable inbox again, in the background';
+
+CREATE FUNCTION evinbox.retry_in(delay interval) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_retry_in'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.retry_in(interval)
+	IS 'In a handler: undo this, and try the event again after so long';
+
+CREATE FUNCTION evinbox.skip(reason text) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_skip'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.skip(text)
+	IS 'In a handler: undo this, and leave the event alone';
+
+CREATE FUNCTION evinbox.give_up(reason text) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_give_up'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.give_up(text)
+	IS 'In a handler: undo this, and make the event a dead letter without further attempts';
+
 CREATE FUNCTION evinbox.schedule(inbox text, schedule text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'evinbox_schedule'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
@@ -317,7 +409,8 @@ COMMENT ON FUNCTION evinbox.unschedule(text)
 ------------------------------------------------------------------------------
 
 CREATE FUNCTION evinbox_internal.inbox_progress(
-	inbox_id integer, OUT lag_events bigint, OUT lag interval, OUT last_dispatch timestamptz)
+	inbox_id integer, OUT lag_events bigint, OUT lag interval, OUT last_dispatch timestamptz,
+	OUT backlog bigint, OUT replay_left bigint)
 AS 'MODULE_PATHNAME', 'evinbox_inbox_progress'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
@@ -352,7 +445,10 @@ SELECT i.name,
 		WHEN o.oid IS NULL THEN pg_catalog.format('role "%s" does not exist', i.owner)
 		ELSE COALESCE(h.reason, l.last_error)
 	END AS last_error,
-	COALESCE(h.halted_at, l.updated_at) AS last_error_at
+	COALESCE(h.halted_at, l.updated_at) AS last_error_at,
+	h.next_look_at,
+	p.backlog,
+	p.replay_left
 FROM evinbox.inbox i
 	LEFT JOIN pg_catalog.pg_roles o ON o.rolname = i.owner
 	LEFT JOIN evinbox_internal.halt h ON h.inbox_id = i.id
@@ -375,11 +471,14 @@ FROM evinbox.inbox i
 
 COMMENT ON VIEW evinbox.inbox_status IS 'Each inbox: its state, how far it is behind, what fails';
 COMMENT ON COLUMN evinbox.inbox_status.state IS 'running, scheduled, paused, halted (the rule cannot work; see last_error) or no worker';
-COMMENT ON COLUMN evinbox.inbox_status.lag_events IS 'Committed events that the inbox has not looked at yet; 10,000 stands for that many or more';
+COMMENT ON COLUMN evinbox.inbox_status.lag_events IS 'Committed events that the inbox has not looked at yet; an estimate from 10,000 on';
 COMMENT ON COLUMN evinbox.inbox_status.lag IS 'Age of the oldest of these; 0 if there is none';
 COMMENT ON COLUMN evinbox.inbox_status.last_dispatch IS 'When it last handled an event';
 COMMENT ON COLUMN evinbox.inbox_status.retrying IS 'Events that failed and will be tried again; 10000 stands for that many or more';
 COMMENT ON COLUMN evinbox.inbox_status.dead IS 'Dead letters; 10000 stands for that many or more';
+COMMENT ON COLUMN evinbox.inbox_status.next_look_at IS 'When a halted inbox looks whether its rule works again';
+COMMENT ON COLUMN evinbox.inbox_status.backlog IS 'How many of these are not taken from the outbox any more, but from evinbox.event';
+COMMENT ON COLUMN evinbox.inbox_status.replay_left IS 'How many ids a replay has still to look at; 0 if there is none';
 COMMENT ON COLUMN evinbox.inbox_status.last_error IS 'Why the inbox is halted, else its newest failure that is still open';
 
 CREATE VIEW evinbox.dead_letter AS

@@ -48,6 +48,13 @@
 #define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
 #endif
 
+/* 17: the number of a backend's current transaction is part of a struct */
+#if PG_VERSION_NUM < 170000
+#define EVI_MY_LXID (MyProc->lxid)
+#else
+#define EVI_MY_LXID (MyProc->vxid.lxid)
+#endif
+
 /* 17: a background worker may run as a role that cannot log in */
 #if PG_VERSION_NUM < 170000
 #define EVI_WORKER_NEEDS_LOGIN true
@@ -62,6 +69,15 @@
 #else
 #define evi_disable_transaction_timeout() \
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
+#endif
+
+/* 18: a scan of an index may be instrumented */
+#if PG_VERSION_NUM < 180000
+#define evi_index_beginscan(table, index, snapshot, nkeys) \
+	index_beginscan((table), (index), (snapshot), (nkeys), 0)
+#else
+#define evi_index_beginscan(table, index, snapshot, nkeys) \
+	index_beginscan((table), (index), (snapshot), NULL, (nkeys), 0)
 #endif
 
 /* 18: a library can say its name and version */

@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "dispatch.h"
+#include "evinbox.h"
 #include "outbox.h"
 #include "query.h"
 #include "unit.h"
@@ -28,15 +29,20 @@
 
 #define CRON_EXTENSION "pg_cron"
 
+/* in one call of run(): each is a subtransaction, and new events need some, too */
+#define MAX_RETRIES 30
+
 PG_FUNCTION_INFO_V1(evinbox_run);
 PG_FUNCTION_INFO_V1(evinbox_schedule);
 PG_FUNCTION_INFO_V1(evinbox_unschedule);
 
 static EviInbox *find_own_inbox(const char *name);
 static int64 run_inbox(EviInbox *inbox, int64 most);
+static int64 run_lane(EviInbox *inbox, int lane, int64 most, int *lanes);
 static void lock_and_read(EviProgress *progress);
 static bool run_window(EviProgress *progress, MemoryContext context, int64 most,
 					   int64 *handled);
+static bool tell_if_exhausted(void);
 static void run_retries(EviProgress *progress, MemoryContext context, int64 *handled);
 static void require_cron(void);
 static void check_schedule(const char *schedule);
@@ -169,16 +175,31 @@ find_own_inbox(const char *name)
 	return inbox;
 }
 
+/* all lanes of an inbox, one after the other */
 static int64
 run_inbox(EviInbox *inbox, int64 most)
+{
+	int64		handled = 0;
+	int			lanes = inbox->shards;
+
+	/* with the first one locked, their number cannot change any more */
+	evi_wakeup_runners_at_any_end();
+	for (int lane = 0; lane < lanes && handled < most; lane++)
+		handled += run_lane(inbox, lane, most - handled, &lanes);
+	if (inbox->replayable && handled < most)
+		handled += run_lane(inbox, EVI_REPLAY_LANE, most - handled, &lanes);
+	return handled;
+}
+
+static int64
+run_lane(EviInbox *inbox, int lane, int64 most, int *lanes)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evinbox run",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext former = MemoryContextSwitchTo(context);
-	EviProgress *progress = evi_progress_create(inbox, context);
+	EviProgress *progress = evi_progress_create(inbox, lane, context);
 	int64		handled = 0;
 
-	evi_wakeup_runners_at_any_end();
 	lock_and_read(progress);
 
 	/* the rule may have been changed while we waited for the lock */
@@ -189,7 +210,9 @@ run_inbox(EviInbox *inbox, int64 most)
 	if (progress->inbox && progress->inbox->id == inbox->id && progress->inbox->enabled &&
 		progress->inbox->owner == GetUserId() && progress->cursor.done)
 	{
-		run_retries(progress, context, &handled);
+		*lanes = progress->inbox->shards;
+		if (lane == 0)
+			run_retries(progress, context, &handled);
 		while (run_window(progress, context, most, &handled))
 			 /* until there is nothing more */ ;
 	}
@@ -207,23 +230,33 @@ run_inbox(EviInbox *inbox, int64 most)
 static void
 lock_and_read(EviProgress *progress)
 {
+	EviInbox   *inbox = progress->inbox;
 	Snapshot	snapshot;
+	ListCell   *lc;
 
-	(void) evi_cursor_lock(progress->inbox->id, true);
+	(void) evi_cursor_lock(inbox->id, progress->lane, true);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	(void) evi_progress_read_cursor(progress, snapshot);
 	UnregisterSnapshot(snapshot);
 
 	if (IsolationUsesXactSnapshot() &&
-		evi_cursor_seq(progress->inbox->id, GetTransactionSnapshot()) != progress->cursor.seq)
+		evi_cursor_seq(inbox->id, progress->lane, GetTransactionSnapshot()) != progress->cursor.seq)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent dispatch of inbox \"%s\"",
-						progress->inbox->name),
+						inbox->name),
 				 errhint("Repeat the transaction.")));
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	progress->halts = evi_halt_exists(progress->inbox->id) ? 1 : 0;
+	foreach(lc, evi_halt_all(GetActiveSnapshot()))
+	{
+		EviHalt    *halt = lfirst(lc);
+
+		if (halt->inbox_id != inbox->id)
+			continue;
+		progress->halts = halt->looks;
+		progress->streak = halt->failures;
+	}
 	PopActiveSnapshot();
 }
 
@@ -236,18 +269,13 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 
 	CHECK_FOR_INTERRUPTS();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	window = evi_window_open(&progress->cursor, evi_snapshot_active(), own_xid,
-							 GetActiveSnapshot(), context);
+	evi_progress_open(progress, evi_snapshot_active(), own_xid, NULL, GetActiveSnapshot(), context);
 	PopActiveSnapshot();
-	evi_progress_use_window(progress, window);
+	window = progress->window;
+	if (!window)
+		return false;
 	if (window->count == 0)
-	{
-		bool		again = window->reopened;
-
-		if (again)
-			evi_progress_pass(progress);
-		return again;
-	}
+		return window->leads_on && evi_progress_pass(progress);
 
 	if (window->own_last != 0)
 		evi_outbox_close_until(own_xid, window->own_last);
@@ -256,9 +284,8 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 	{
 		int64		left = most - *handled - progress->failures;
 
-		if (left <= 0)
-			return false;
-		if (evi_dispatch_batch(progress, false, (int) Min(left, INT_MAX), handled) == EVI_STEP_HALTED)
+		if (left <= 0 || tell_if_exhausted() ||
+			evi_dispatch_batch(progress, false, left, handled) == EVI_STEP_HALTED)
 			return false;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -267,11 +294,24 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 	if (progress->unstored)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
-		progress->cursor.seq = evi_cursor_append(progress->inbox->id, &progress->cursor);
+		progress->cursor.seq = evi_cursor_append(progress->inbox->id, progress->lane,
+												 &progress->cursor);
 		progress->unstored = false;
 		PopActiveSnapshot();
 		CommandCounterIncrement();
 	}
+	return true;
+}
+
+/* A transaction must not have too many subtransactions: see unit.c. */
+static bool
+tell_if_exhausted(void)
+{
+	if (!evi_unit_exhausted())
+		return false;
+	ereport(NOTICE,
+			(errmsg("run() has stopped early, because too many events have failed"),
+			 errhint("Call it again in another transaction.")));
 	return true;
 }
 
@@ -282,10 +322,11 @@ run_retries(EviProgress *progress, MemoryContext context, int64 *handled)
 	int			ndue;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	ndue = evi_delivery_due(progress->inbox, INT_MAX, context, &due);
+	ndue = evi_delivery_due(progress->inbox, MAX_RETRIES, context, &due);
 	PopActiveSnapshot();
 	for (int i = 0; i < ndue; i++)
-		if (evi_dispatch_retry(progress, false, &due[i], handled) == EVI_STEP_HALTED)
+		if (tell_if_exhausted() ||
+			evi_dispatch_retry(progress, false, &due[i], handled) == EVI_STEP_HALTED)
 			return;
 }
 

@@ -3,8 +3,8 @@
  * coordinator.c
  *		One process for each database that has the extension: housekeeping.
  *
- * It says for which roles there have to be runners, empties segments of the
- * outbox and of the cursors, and makes partitions ahead of need. It runs no
+ * It says who gets a runner, empties segments of the outbox and of the cursors,
+ * and makes partitions ahead of need. It runs no
  * code of any user. It works when it is told to at a commit, and again after
  * a while if something has to wait for a lock or for an inbox; else it sleeps.
  *
@@ -19,25 +19,50 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
+#include "backlog.h"
 #include "backoff.h"
 #include "compat.h"
 #include "cursor.h"
+#include "duty.h"
 #include "evinbox.h"
 #include "inbox.h"
 #include "outbox.h"
 #include "partition.h"
+#include "progress.h"
 #include "query.h"
 #include "relation.h"
+#include "roster.h"
 #include "worker.h"
 
 #define FIRST_LOOK_MS 1000
 #define MAX_LOOK_MS 60000
+#define PATIENCE_MS 5000		/* a lane that works stores its cursor more often */
 
 PGDLLEXPORT void evi_coordinator_main(Datum arg);
 
 static bool is_installed(void);
-static void want_runners(Oid database);
+/* a lane that the outbox waits for */
+typedef struct Laggard
+{
+	int32		inbox_id;
+	int			lane;
+	int64		seq;			/* of its cursor */
+	TimestampTz since;
+} Laggard;
+
+static MemoryContext laggards_context = NULL;
+static List *laggards = NIL;
+
+/* has a lane got a backlog that its runners do not know of? */
+static bool has_absorbed = false;
+
+static bool absorb_laggards(void);
+static void tell_runners(Oid database);
+static TimestampTz standing_since(const Laggard *laggard);
+static bool absorb(int32 inbox_id, int lane);
+static bool forget_attempts(void);
 static bool do_chore(bool (*chore) (void));
 static void leave(int slot);
 
@@ -56,9 +81,14 @@ evi_coordinator_main(Datum arg)
 	context = AllocSetContextCreate(TopMemoryContext, "evinbox coordinator",
 									ALLOCSET_DEFAULT_SIZES);
 
+	if (is_installed())
+		(void) do_chore(forget_attempts);
+
 	for (;;)
 	{
 		bool		left = false;
+		long		timeout;
+		long		turn;
 
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
@@ -66,15 +96,21 @@ evi_coordinator_main(Datum arg)
 
 		if (!is_installed())
 			leave(slot);
-		want_runners(database);
+		turn = evi_roster_update(database);
+		left |= do_chore(absorb_laggards);
+		if (has_absorbed)
+			tell_runners(database);
 		left |= do_chore(evi_outbox_truncate);
 		left |= do_chore(evi_cursor_fold);
+		left |= do_chore(evi_backlog_trim);
 		left |= do_chore(evi_partition_make);
 		evi_worker_settle();
 
 		/* only looks in vain make the next one later */
-		if (!evi_worker_wait(left ? (long) evi_backoff_ms(FIRST_LOOK_MS, looks, MAX_LOOK_MS) : -1,
-							 "waiting for something to look after"))
+		timeout = left ? (long) evi_backoff_ms(FIRST_LOOK_MS, looks, MAX_LOOK_MS) : -1;
+		if (turn >= 0 && (timeout < 0 || turn < timeout))
+			timeout = turn;
+		if (!evi_worker_wait(timeout, "waiting for something to look after"))
 			looks = 0;
 		looks++;
 	}
@@ -95,43 +131,107 @@ is_installed(void)
 	return result;
 }
 
-/* The table of workers is for those who have live rules in this database. */
-static void
-want_runners(Oid database)
+/*
+ * A lane that stands still must not keep the outbox from being emptied: what is
+ * left for it there becomes its backlog. Waits for nobody. Returns whether one
+ * is left.
+ */
+static bool
+absorb_laggards(void)
 {
-	static bool complained = false;
-	MemoryContext context = CurrentMemoryContext;
-	List	   *owners;
+	Snapshot	snapshot = GetActiveSnapshot();
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "evinbox laggards",
+												  ALLOCSET_SMALL_SIZES);
+	List	   *found = NIL;
 	ListCell   *lc;
-	bool		fits = true;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	owners = evi_inbox_live_owners(GetActiveSnapshot());
-
-	evi_shmem_lock(true);
-	for (int i = 1; i < evi_shmem_slots(); i++)
+	evi_cursor_hold();
+	foreach(lc, evi_cursor_all(snapshot))
 	{
-		EviWorker  *worker = evi_shmem_slot(i);
+		EviLane    *lane = lfirst(lc);
+		Laggard    *laggard;
 
-		if (worker->state != EVI_WORKER_FREE && worker->kind == EVI_RUNNER &&
-			worker->database == database)
-			worker->wanted = false;
+		if (lane->lane == EVI_REPLAY_LANE || !evi_outbox_waits_for(lane->cursor->done, snapshot))
+			continue;
+		laggard = MemoryContextAlloc(context, sizeof(Laggard));
+		*laggard = (Laggard) {lane->inbox_id, lane->lane, lane->cursor->seq, now};
+		laggard->since = standing_since(laggard);
+		if (!TimestampDifferenceExceeds(laggard->since, now, PATIENCE_MS) ||
+			!absorb(lane->inbox_id, lane->lane))
+		{
+			MemoryContext former = MemoryContextSwitchTo(context);
+
+			found = lappend(found, laggard);
+			MemoryContextSwitchTo(former);
+		}
 	}
-	foreach(lc, owners)
-		fits &= evi_shmem_want(EVI_RUNNER, database, lfirst_oid(lc));
-	evi_shmem_unlock();
 
+	if (laggards_context)
+		MemoryContextDelete(laggards_context);
+	laggards_context = context;
+	laggards = found;
+	return found != NIL;
+}
+
+/* since when its cursor has been the one that it is, as far as we have seen */
+static TimestampTz
+standing_since(const Laggard *laggard)
+{
+	ListCell   *lc;
+
+	foreach(lc, laggards)
+	{
+		const Laggard *former = lfirst(lc);
+
+		if (former->inbox_id == laggard->inbox_id && former->lane == laggard->lane &&
+			former->seq == laggard->seq)
+			return former->since;
+	}
+	return laggard->since;
+}
+
+/* now that it is committed */
+static void
+tell_runners(Oid database)
+{
+	has_absorbed = false;
+	evi_duty_note_move();
+	evi_duty_wake(database);
+}
+
+/* Returns false if somebody has the lane. */
+static bool
+absorb(int32 inbox_id, int lane)
+{
+	EviInbox	inbox = {.id = inbox_id};
+	EviProgress *progress;
+
+	if (!evi_cursor_lock(inbox_id, lane, false))
+		return false;
+	PushActiveSnapshot(GetLatestSnapshot());
+	progress = evi_progress_create(&inbox, lane, CurrentMemoryContext);
+	if (evi_progress_read_cursor(progress, GetActiveSnapshot()))
+		evi_progress_absorb(progress, evi_snapshot_active(), GetActiveSnapshot());
+	evi_progress_free(progress);
 	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+	has_absorbed = true;
+	return true;
+}
 
-	if (!fits && !complained)
-		ereport(LOG,
-				(errmsg("evinbox has more inbox owners than it may have workers"),
-				 errhint("Raise evinbox.max_workers.")));
-	complained = !fits;
+/* After a proper start, attempts of former lives tell nothing. */
+static bool
+forget_attempts(void)
+{
+	static EviQuery delete = {
+		.sql = "DELETE FROM evinbox_internal.attempt a",
+		.expected = SPI_OK_DELETE,
+		.nargs = 0,
+	};
+
+	if (evi_shmem_unclean_end() == 0)
+		(void) evi_query_run(&delete, NULL, NULL, 0);
+	return false;
 }
 
 /* Each is a transaction. Returns whether it has to be done again later. */

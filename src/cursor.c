@@ -4,12 +4,12 @@
  *		How far each inbox has come.
  *
  * A cursor is stored in the transaction of the effects that it stands for.
- * It is appended, never updated: an inbox's row with the highest number
+ * It is appended, never updated: a lane's row with the highest number
  * counts. The number selects one of two tables, in turns of TURN rows; the
- * other one is truncated when no inbox has its newest row there. Inboxes
+ * other one is truncated when no lane has its newest row there. Lanes
  * that had nothing to store for a turn are moved on by hand.
  *
- * Whoever is about to store an inbox's cursor locks the inbox first, until
+ * Whoever is about to store a lane's cursor locks the lane first, until
  * the end of the transaction, and then reads the newest row with a snapshot
  * that is newer than the lock. This alone keeps two from handling the same
  * events. Readers lock both tables before they take that snapshot, or a
@@ -41,7 +41,8 @@
 #define TURN 16384
 
 static int	segment_of(int64 seq);
-static EviCursor *read_newest(EviTable segment, int32 inbox_id, Snapshot snapshot, bool seq_only);
+static EviCursor *read_newest(EviTable segment, int32 inbox_id, int lane, Snapshot snapshot,
+							  bool seq_only);
 static EviCursor *form_cursor(HeapTuple tuple, TupleDesc desc);
 static List *inbox_ids(Snapshot snapshot);
 
@@ -53,13 +54,14 @@ evi_cursor_hold(void)
 		LockRelationOid(evi_relation_oid(EVI_CURSOR + i), AccessShareLock);
 }
 
-/* Locks an inbox until the end of the transaction. */
+/* Locks a lane until the end of the transaction. */
 bool
-evi_cursor_lock(int32 inbox_id, bool wait)
+evi_cursor_lock(int32 inbox_id, int lane, bool wait)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), (Oid) inbox_id, 0);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), (Oid) inbox_id,
+					   (uint16) lane);
 	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 
@@ -70,13 +72,13 @@ evi_cursor_lock(int32 inbox_id, bool wait)
 
 /* the newest that the snapshot shows; NULL if there is none */
 EviCursor *
-evi_cursor_read(int32 inbox_id, Snapshot snapshot)
+evi_cursor_read(int32 inbox_id, int lane, Snapshot snapshot)
 {
 	EviCursor  *newest = NULL;
 
 	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
 	{
-		EviCursor  *cursor = read_newest(EVI_CURSOR + i, inbox_id, snapshot, false);
+		EviCursor  *cursor = read_newest(EVI_CURSOR + i, inbox_id, lane, snapshot, false);
 
 		if (cursor && (!newest || cursor->seq > newest->seq))
 			newest = cursor;
@@ -86,13 +88,13 @@ evi_cursor_read(int32 inbox_id, Snapshot snapshot)
 
 /* only the number of that one; 0 if there is none */
 int64
-evi_cursor_seq(int32 inbox_id, Snapshot snapshot)
+evi_cursor_seq(int32 inbox_id, int lane, Snapshot snapshot)
 {
 	int64		seq = 0;
 
 	for (int i = 0; i < EVI_CURSOR_SEGMENTS; i++)
 	{
-		EviCursor  *cursor = read_newest(EVI_CURSOR + i, inbox_id, snapshot, true);
+		EviCursor  *cursor = read_newest(EVI_CURSOR + i, inbox_id, lane, snapshot, true);
 
 		if (cursor)
 			seq = Max(seq, cursor->seq);
@@ -100,16 +102,18 @@ evi_cursor_seq(int32 inbox_id, Snapshot snapshot)
 	return seq;
 }
 
-/* Stores a cursor and returns its number. The caller has locked the inbox. */
+/* Stores a cursor and returns its number. The caller has locked the lane. */
 int64
-evi_cursor_append(int32 inbox_id, const EviCursor *cursor)
+evi_cursor_append(int32 inbox_id, int lane, const EviCursor *cursor)
 {
 	int64		seq = nextval_internal(evi_relation_oid(EVI_CURSOR_SEQ), false);
 	Datum		values[Natts_cursor] = {0};
 	bool		isnull[Natts_cursor] = {0};
 
 	values[Anum_cursor_inbox_id - 1] = Int32GetDatum(inbox_id);
+	values[Anum_cursor_lane - 1] = Int32GetDatum(lane);
 	values[Anum_cursor_seq - 1] = Int64GetDatum(seq);
+	values[Anum_cursor_lanes - 1] = Int32GetDatum(cursor->lanes);
 	values[Anum_cursor_done - 1] = evi_snapshot_to_datum(cursor->done);
 	if (cursor->taking)
 	{
@@ -121,6 +125,8 @@ evi_cursor_append(int32 inbox_id, const EviCursor *cursor)
 		FullTransactionIdGetDatum(FullTransactionIdFromU64(cursor->own_xid));
 	values[Anum_cursor_own_position - 1] = Int64GetDatum(cursor->own_position);
 	isnull[Anum_cursor_own_xid - 1] = isnull[Anum_cursor_own_position - 1] = cursor->own_xid == 0;
+	values[Anum_cursor_backlog_seq - 1] = Int64GetDatum(cursor->backlog_seq);
+	values[Anum_cursor_backlog_position - 1] = Int64GetDatum(cursor->backlog_position);
 	values[Anum_cursor_dispatched_at - 1] = TimestampTzGetDatum(cursor->dispatched_at);
 	isnull[Anum_cursor_dispatched_at - 1] = cursor->dispatched_at == 0;
 	evi_relation_insert(EVI_CURSOR + segment_of(seq), values, isnull);
@@ -131,7 +137,30 @@ evi_cursor_append(int32 inbox_id, const EviCursor *cursor)
 	return seq;
 }
 
-/* the newest cursors of all inboxes */
+/* the lanes of an inbox, as EviLane; none if it has no cursor */
+List *
+evi_cursor_lanes(int32 inbox_id, Snapshot snapshot)
+{
+	List	   *result = NIL;
+	int			lanes = 1;
+
+	for (int lane = EVI_REPLAY_LANE; lane < lanes; lane++)
+	{
+		EviCursor  *cursor = evi_cursor_read(inbox_id, lane, snapshot);
+		EviLane    *one;
+
+		if (!cursor)
+			continue;
+		if (lane == 0)
+			lanes = cursor->lanes;
+		one = palloc(sizeof(EviLane));
+		*one = (EviLane) {.inbox_id = inbox_id, .lane = lane, .cursor = cursor};
+		result = lappend(result, one);
+	}
+	return result;
+}
+
+/* those of all inboxes */
 List *
 evi_cursor_all(Snapshot snapshot)
 {
@@ -139,17 +168,12 @@ evi_cursor_all(Snapshot snapshot)
 	ListCell   *lc;
 
 	foreach(lc, inbox_ids(snapshot))
-	{
-		EviCursor  *cursor = evi_cursor_read(lfirst_int(lc), snapshot);
-
-		if (cursor)
-			result = lappend(result, cursor);
-	}
+		result = list_concat(result, evi_cursor_lanes(lfirst_int(lc), snapshot));
 	return result;
 }
 
 /*
- * Empties the table whose turn it is not, once all inboxes have left it.
+ * Empties the table whose turn it is not, once all lanes have left it.
  * Waits for nobody. Returns whether there is something left to do.
  */
 bool
@@ -168,26 +192,26 @@ evi_cursor_fold(void)
 	if (empty)
 		return false;
 
-	/* a lock that is not to be had means that the inbox is moving by itself */
+	/* a lock that is not to be had means that the lane is moving by itself */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	foreach(lc, inbox_ids(snapshot))
+	foreach(lc, evi_cursor_all(snapshot))
 	{
-		int32		inbox_id = lfirst_int(lc);
-		EviCursor  *cursor = evi_cursor_read(inbox_id, snapshot);
+		EviLane    *lane = lfirst(lc);
+		EviCursor  *cursor;
 		Snapshot	newer;
 
-		if (!cursor || segment_of(cursor->seq) != other)
+		if (segment_of(lane->cursor->seq) != other)
 			continue;
-		if (!evi_cursor_lock(inbox_id, false))
+		if (!evi_cursor_lock(lane->inbox_id, lane->lane, false))
 		{
 			left = true;
 			continue;
 		}
 		evi_wakeup_runners_at_any_end();
 		newer = RegisterSnapshot(GetLatestSnapshot());
-		cursor = evi_cursor_read(inbox_id, newer);
+		cursor = evi_cursor_read(lane->inbox_id, lane->lane, newer);
 		if (cursor && segment_of(cursor->seq) == other)
-			(void) evi_cursor_append(inbox_id, cursor);
+			(void) evi_cursor_append(lane->inbox_id, lane->lane, cursor);
 		UnregisterSnapshot(newer);
 	}
 	UnregisterSnapshot(snapshot);
@@ -201,12 +225,8 @@ evi_cursor_fold(void)
 
 	CommandCounterIncrement();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	foreach(lc, inbox_ids(snapshot))
-	{
-		EviCursor  *cursor = evi_cursor_read(lfirst_int(lc), snapshot);
-
-		left |= cursor && segment_of(cursor->seq) == other;
-	}
+	foreach(lc, evi_cursor_all(snapshot))
+		left |= segment_of(((EviLane *) lfirst(lc))->cursor->seq) == other;
 	UnregisterSnapshot(snapshot);
 
 	if (!left)
@@ -221,16 +241,18 @@ segment_of(int64 seq)
 }
 
 static EviCursor *
-read_newest(EviTable segment, int32 inbox_id, Snapshot snapshot, bool seq_only)
+read_newest(EviTable segment, int32 inbox_id, int lane, Snapshot snapshot, bool seq_only)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
 	EviScan		scan;
 	HeapTuple	tuple;
 	EviCursor  *result = NULL;
 
-	ScanKeyInit(&key, Anum_cursor_inbox_id, BTEqualStrategyNumber, F_INT4EQ,
+	ScanKeyInit(&keys[0], Anum_cursor_inbox_id, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(inbox_id));
-	evi_scan_begin(&scan, segment, snapshot, 1, &key);
+	ScanKeyInit(&keys[1], Anum_cursor_lane, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(lane));
+	evi_scan_begin(&scan, segment, snapshot, 2, keys);
 	tuple = evi_scan_next(&scan, BackwardScanDirection);
 	if (tuple && seq_only)
 	{
@@ -255,6 +277,7 @@ form_cursor(HeapTuple tuple, TupleDesc desc)
 
 	heap_deform_tuple(tuple, desc, values, isnull);
 	cursor->seq = DatumGetInt64(values[Anum_cursor_seq - 1]);
+	cursor->lanes = DatumGetInt32(values[Anum_cursor_lanes - 1]);
 	cursor->done = evi_snapshot_from_datum(values[Anum_cursor_done - 1]);
 	if (!isnull[Anum_cursor_taking - 1])
 	{
@@ -266,6 +289,8 @@ form_cursor(HeapTuple tuple, TupleDesc desc)
 		cursor->own_xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[Anum_cursor_own_xid - 1]));
 		cursor->own_position = DatumGetInt64(values[Anum_cursor_own_position - 1]);
 	}
+	cursor->backlog_seq = DatumGetInt64(values[Anum_cursor_backlog_seq - 1]);
+	cursor->backlog_position = DatumGetInt64(values[Anum_cursor_backlog_position - 1]);
 	if (!isnull[Anum_cursor_dispatched_at - 1])
 		cursor->dispatched_at = DatumGetTimestampTz(values[Anum_cursor_dispatched_at - 1]);
 	return cursor;

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * delivery.c
- *		Events that an inbox could not handle, yet or at all; and inboxes
- *		whose rule cannot work as it stands.
+ *		Events that an inbox could not handle, yet or at all; attempts that
+ *		may not end; and inboxes whose rule cannot work as it stands.
  *
  * Nothing in here is on the way of success. The caller has a snapshot and,
  * for whatever changes a row, has locked the inbox.
@@ -11,26 +11,26 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "backoff.h"
 #include "delivery.h"
+#include "evinbox.h"
 #include "query.h"
+#include "relation.h"
 
-#define MAX_BACKOFF_MS (24 * INT64CONST(3600) * 1000)
-
+static char *describe_context(const ErrorData *error);
 static uint64 run_query(EviQuery *query, Datum *args, const char *nulls, EviSection *section);
 static void end_query(EviSection *section);
 static uint64 run_alone(EviQuery *query, Datum *args, const char *nulls);
 
-/*
- * Records that the attempts-th attempt has failed. Returns when the next one
- * is due, or DT_NOEND if this was the last.
- */
-TimestampTz
-evi_delivery_fail(const EviInbox *inbox, int64 event_id, int attempts, const ErrorData *error)
+/* Records that an event was not handled, why, and what becomes of it. */
+void
+evi_delivery_fail(const EviInbox *inbox, int64 event_id, const EviOutcome *outcome,
+				  const ErrorData *error)
 {
 	static EviQuery upsert = {
 		.sql = "INSERT INTO evinbox.delivery AS d (inbox, event_id, state, attempts, next_at,"
@@ -44,27 +44,24 @@ evi_delivery_fail(const EviInbox *inbox, int64 event_id, int attempts, const Err
 		.nargs = 9,
 		.argtypes = {TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
 	};
-	bool		dead = attempts >= inbox->max_attempts;
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next_at = now + 1000 * evi_backoff_jittered_ms(inbox->backoff_ms, attempts, MAX_BACKOFF_MS);
 	const char *message = error->message ? error->message : "unknown error";
+	char	   *context = describe_context(error);
 	Datum		args[9] = {
 		CStringGetTextDatum(inbox->name),
 		Int64GetDatum(event_id),
-		CStringGetTextDatum(dead ? "dead" : "retry"),
-		Int32GetDatum(attempts),
-		TimestampTzGetDatum(next_at),
+		CStringGetTextDatum(outcome->state),
+		Int32GetDatum(outcome->attempts),
+		TimestampTzGetDatum(outcome->next_at),
 		CStringGetTextDatum(message),
 		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
-		error->context ? CStringGetTextDatum(error->context) : (Datum) 0,
-		TimestampTzGetDatum(now),
+		context ? CStringGetTextDatum(context) : (Datum) 0,
+		TimestampTzGetDatum(GetCurrentTimestamp()),
 	};
 	char		nulls[] = "         ";
 
-	nulls[4] = dead ? 'n' : ' ';
-	nulls[7] = error->context ? ' ' : 'n';
+	nulls[4] = outcome->next_at == DT_NOEND ? 'n' : ' ';
+	nulls[7] = context ? ' ' : 'n';
 	(void) run_alone(&upsert, args, nulls);
-	return dead ? DT_NOEND : next_at;
 }
 
 /* A retry was a success, or is not wanted any more. */
@@ -83,7 +80,7 @@ evi_delivery_done(const EviInbox *inbox, int64 event_id)
 	(void) run_alone(&delete, args, NULL);
 }
 
-/* how often it was tried, if it is still to be retried; else 0 */
+/* how often it has failed, if it is to be retried; else -1 */
 int
 evi_delivery_attempts(const EviInbox *inbox, int64 event_id)
 {
@@ -96,7 +93,7 @@ evi_delivery_attempts(const EviInbox *inbox, int64 event_id)
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name), Int64GetDatum(event_id)};
 	EviSection	section;
-	int			result = 0;
+	int			result = -1;
 	bool		isnull;
 
 	if (run_query(&select, args, NULL, &section) > 0)
@@ -110,7 +107,7 @@ int
 evi_delivery_due(const EviInbox *inbox, int most, MemoryContext context, EviDue **due)
 {
 	static EviQuery select = {
-		.sql = "SELECT d.event_id, d.attempts FROM evinbox.delivery d"
+		.sql = "SELECT d.event_id, d.attempts, d.updated_at FROM evinbox.delivery d"
 		" WHERE d.inbox OPERATOR(pg_catalog.=) $1 AND d.state OPERATOR(pg_catalog.=) 'retry'"
 		" AND d.next_at OPERATOR(pg_catalog.<=) $2 ORDER BY d.next_at LIMIT $3",
 		.expected = SPI_OK_SELECT,
@@ -128,6 +125,7 @@ evi_delivery_due(const EviInbox *inbox, int most, MemoryContext context, EviDue 
 	{
 		(*due)[i].event_id = DatumGetInt64(evi_query_value(i, 1, &isnull));
 		(*due)[i].attempts = DatumGetInt32(evi_query_value(i, 2, &isnull));
+		(*due)[i].failed_at = DatumGetTimestampTz(evi_query_value(i, 3, &isnull));
 	}
 	end_query(&section);
 	return count;
@@ -157,34 +155,49 @@ evi_delivery_next(const EviInbox *inbox)
 }
 
 void
-evi_halt_set(const EviInbox *inbox, const char *reason)
+evi_halt_set(const EviInbox *inbox, const char *reason, int looks, TimestampTz next_look_at,
+			 int failures)
 {
 	static EviQuery upsert = {
-		.sql = "INSERT INTO evinbox_internal.halt (inbox_id, reason, halted_at) VALUES ($1, $2, $3)"
-		" ON CONFLICT (inbox_id) DO UPDATE SET reason = excluded.reason"
-		" WHERE halt.reason OPERATOR(pg_catalog.<>) excluded.reason",
+		.sql = "INSERT INTO evinbox_internal.halt (inbox_id, reason, halted_at, looks, next_look_at, failures)"
+		" VALUES ($1, $2, $3, $4, $5, $6)"
+		" ON CONFLICT (inbox_id) DO UPDATE SET reason = excluded.reason, looks = excluded.looks,"
+		" next_look_at = excluded.next_look_at, failures = excluded.failures",
 		.expected = SPI_OK_INSERT,
-		.nargs = 3,
-		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID},
+		.nargs = 6,
+		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, INT4OID},
 	};
 	Datum		args[] = {Int32GetDatum(inbox->id), CStringGetTextDatum(reason),
-	TimestampTzGetDatum(GetCurrentTimestamp())};
+		TimestampTzGetDatum(GetCurrentTimestamp()), Int32GetDatum(looks),
+	TimestampTzGetDatum(next_look_at), Int32GetDatum(failures)};
 
 	(void) run_alone(&upsert, args, NULL);
 }
 
-bool
-evi_halt_exists(int32 inbox_id)
+/* all inboxes that are halted, of any owner */
+List *
+evi_halt_all(Snapshot snapshot)
 {
-	static EviQuery select = {
-		.sql = "SELECT FROM evinbox_internal.halt h WHERE h.inbox_id OPERATOR(pg_catalog.=) $1",
-		.expected = SPI_OK_SELECT,
-		.nargs = 1,
-		.argtypes = {INT4OID},
-	};
-	Datum		args[] = {Int32GetDatum(inbox_id)};
+	EviScan		scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
 
-	return run_alone(&select, args, NULL) > 0;
+	evi_scan_begin(&scan, EVI_HALT, snapshot, 0, NULL);
+	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	{
+		EviHalt    *halt = palloc(sizeof(EviHalt));
+		Datum		values[Anum_halt_failures];
+		bool		isnull[Anum_halt_failures];
+
+		heap_deform_tuple(tuple, RelationGetDescr(scan.table), values, isnull);
+		halt->inbox_id = DatumGetInt32(values[Anum_halt_inbox_id - 1]);
+		halt->looks = DatumGetInt32(values[Anum_halt_looks - 1]);
+		halt->next_look_at = DatumGetTimestampTz(values[Anum_halt_next_look_at - 1]);
+		halt->failures = DatumGetInt32(values[Anum_halt_failures - 1]);
+		result = lappend(result, halt);
+	}
+	evi_scan_end(&scan);
+	return result;
 }
 
 void
@@ -199,6 +212,63 @@ evi_halt_clear(int32 inbox_id)
 	Datum		args[] = {Int32GetDatum(inbox_id)};
 
 	(void) run_alone(&delete, args, NULL);
+}
+
+/* An event is about to be tried. Returns how often that was so, this time included. */
+int
+evi_attempt_begin(const EviInbox *inbox, int64 event_id)
+{
+	static EviQuery upsert = {
+		.sql = "INSERT INTO evinbox_internal.attempt AS a (inbox_id, event_id, attempts) VALUES ($1, $2, 1)"
+		" ON CONFLICT (inbox_id, event_id) DO UPDATE SET attempts = a.attempts OPERATOR(pg_catalog.+) 1"
+		" RETURNING attempts",
+		.expected = SPI_OK_INSERT_RETURNING,
+		.nargs = 2,
+		.argtypes = {INT4OID, INT8OID},
+	};
+	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
+	EviSection	section;
+	int			result;
+	bool		isnull;
+
+	(void) run_query(&upsert, args, NULL, &section);
+	result = DatumGetInt32(evi_query_value(0, 1, &isnull));
+	end_query(&section);
+	return result;
+}
+
+/* That has ended, well or not. */
+void
+evi_attempt_end(const EviInbox *inbox, int64 event_id)
+{
+	static EviQuery delete = {
+		.sql = "DELETE FROM evinbox_internal.attempt a WHERE a.inbox_id OPERATOR(pg_catalog.=) $1"
+		" AND a.event_id OPERATOR(pg_catalog.=) $2",
+		.expected = SPI_OK_DELETE,
+		.nargs = 2,
+		.argtypes = {INT4OID, INT8OID},
+	};
+	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
+
+	(void) run_alone(&delete, args, NULL);
+}
+
+/* detail, hint and call stack of an error, as they are usually shown; or NULL */
+static char *
+describe_context(const ErrorData *error)
+{
+	StringInfoData text;
+
+	if (!error->detail && !error->hint)
+		return error->context;
+	initStringInfo(&text);
+	if (error->detail)
+		appendStringInfo(&text, "DETAIL:  %s", error->detail);
+	if (error->hint)
+		appendStringInfo(&text, "%sHINT:  %s", text.len > 0 ? "\n" : "", error->hint);
+	if (error->context)
+		appendStringInfo(&text, "\nCONTEXT:  %s", error->context);
+	return text.data;
 }
 
 /* to be followed by end_query(), when the rows have been read */

@@ -1,10 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * event.c
- *		Events: what makes one valid, and how stored ones are found.
- *
- * Stored events are read by direct index scans of the partitions, newest
- * first where that helps, with the snapshot that the caller gives.
+ *		Events: what makes one valid, how one is stored, and its cause.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,9 +15,11 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -33,14 +32,11 @@
 #include "evinbox.h"
 #include "relation.h"
 
-/* a batch stops growing here, so that large events do not exhaust memory */
-#define BATCH_MAX_BYTES (16 * 1024 * 1024)
-
-/* ids that are further apart are looked up by themselves */
-#define MAX_GAP 16
+/* an event larger than this would be in the way of others, again and again */
+#define MAX_EVENT_BYTES (32 * 1024 * 1024)
 
 static int64 cause_id = 0;
-static int16 cause_depth = 0;
+static int16 cause_depth = EVI_NO_CAUSE;
 
 static void check_text(const char *what, text *value);
 static void check_required(text *subject_type, text *action, Datum required, Jsonb *metadata);
@@ -48,15 +44,14 @@ static Relation open_partition_of(int64 id, EviPartition *partition);
 static bool is_plain(Relation rel, const bool *isnull);
 static bool has_only_our_indexes(Relation rel, const EviPartition *partition);
 static bool has_only_our_triggers(Relation rel);
-static int	fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot,
-					  EviBatch *batch);
-static int	run_length(const int64 *ids, int count);
-static void add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc);
 
 /* Refuses what can never be an event. NULL stands for a value not given. */
 void
-evi_event_check(text *subject_type, text *subject_id, text *action, Jsonb *metadata)
+evi_event_check(text *subject_type, text *subject_id, text *action, Jsonb *metadata,
+				Jsonb *snapshot)
 {
+	Size		size = (metadata ? VARSIZE(metadata) : 0) + (snapshot ? VARSIZE(snapshot) : 0);
+
 	check_text("subject type", subject_type);
 	check_text("subject id", subject_id);
 	check_text("action", action);
@@ -66,6 +61,14 @@ evi_event_check(text *subject_type, text *subject_id, text *action, Jsonb *metad
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("metadata must be a JSON object"),
 				 errhint("Write it as '{\"key\": value}'.")));
+
+	if (size > MAX_EVENT_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("event is too large"),
+				 errdetail("Metadata and snapshot take %zu bytes, and may take %d.",
+						   size, MAX_EVENT_BYTES),
+				 errhint("Store what is large elsewhere, and record where.")));
 }
 
 /* Refuses an action that its subject type, if closed, does not have. */
@@ -188,46 +191,6 @@ evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot sna
 	return found;
 }
 
-/*
- * Fetches events by sorted ids; those that are not there any more are left
- * out. Stops early where they are large: "fetched" tells how many of the ids
- * have been looked at.
- */
-EviBatch *
-evi_event_fetch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
-{
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
-	EviBatch   *batch = palloc0(sizeof(EviBatch));
-
-	batch->event = palloc(sizeof(Datum) * Max(count, 1));
-	batch->id = palloc(sizeof(int64) * Max(count, 1));
-	batch->depth = palloc(sizeof(int16) * Max(count, 1));
-	batch->subject_type = palloc(sizeof(text *) * Max(count, 1));
-	batch->action = palloc(sizeof(text *) * Max(count, 1));
-
-	*fetched = 0;
-	while (*fetched < count && batch->bytes < BATCH_MAX_BYTES)
-		*fetched += fetch_run(parent, ids + *fetched, count - *fetched, snapshot, batch);
-
-	table_close(parent, AccessShareLock);
-	return batch;
-}
-
-/* false if there is no such event */
-bool
-evi_event_recorded_at(int64 id, Snapshot snapshot, TimestampTz *recorded_at)
-{
-	int			fetched;
-	EviBatch   *batch = evi_event_fetch(&id, 1, snapshot, &fetched);
-	bool		isnull;
-
-	if (batch->count == 0)
-		return false;
-	*recorded_at = DatumGetTimestampTz(GetAttributeByNum(DatumGetHeapTupleHeader(batch->event[0]),
-														 Anum_event_recorded_at, &isnull));
-	return true;
-}
-
 void
 evi_event_set_cause(int64 id, int16 depth)
 {
@@ -344,86 +307,4 @@ has_only_our_triggers(Relation rel)
 			nours++;
 	}
 	return nours == 2 && SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA;
-}
-
-/*
- * Adds the first events of a list to a batch, by one scan of the range of
- * their ids, as far as these are close together and in one partition. Returns
- * how many of the list are done with.
- */
-static int
-fetch_run(Relation parent, const int64 *ids, int count, Snapshot snapshot, EviBatch *batch)
-{
-	int			length = run_length(ids, count);
-	int			done = 0;
-	EviPartition partition;
-	ScanKeyData keys[2];
-	EviScan		scan;
-	HeapTuple	tuple;
-	TupleConversionMap *map;
-
-	evi_relation_partition_of(ids[0], &partition);
-	ScanKeyInit(&keys[0], Anum_event_id, BTGreaterEqualStrategyNumber, F_INT8GE,
-				Int64GetDatum(ids[0]));
-	ScanKeyInit(&keys[1], Anum_event_id, BTLessEqualStrategyNumber, F_INT8LE,
-				Int64GetDatum(ids[length - 1]));
-	evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
-						 snapshot, 2, keys);
-	map = convert_tuples_by_name(RelationGetDescr(scan.table), RelationGetDescr(parent));
-	while (done < length && batch->bytes < BATCH_MAX_BYTES &&
-		   (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
-	{
-		int64		id;
-		bool		isnull;
-
-		CHECK_FOR_INTERRUPTS();
-		if (map)
-			tuple = execute_attr_map_tuple(tuple, map);
-		id = DatumGetInt64(heap_getattr(tuple, Anum_event_id, RelationGetDescr(parent), &isnull));
-		while (ids[done] < id)
-			done++;
-		if (ids[done] == id)
-		{
-			add_to_batch(batch, id, tuple, RelationGetDescr(parent));
-			done++;
-		}
-	}
-	evi_scan_end(&scan);
-
-	/* the scan is over, or the batch is full */
-	return batch->bytes < BATCH_MAX_BYTES ? length : done;
-}
-
-/* The default partition is not in one piece, so each id has to be asked for. */
-static int
-run_length(const int64 *ids, int count)
-{
-	int			length = 1;
-	EviPartition first;
-	EviPartition next;
-
-	evi_relation_partition_of(ids[0], &first);
-	for (; length < count && ids[length] - ids[length - 1] <= MAX_GAP; length++)
-	{
-		evi_relation_partition_of(ids[length], &next);
-		if (next.relid != first.relid)
-			break;
-	}
-	return length;
-}
-
-static void
-add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc)
-{
-	int			n = batch->count++;
-	bool		isnull;
-
-	/* as it is in memory, where nothing is stored apart */
-	batch->event[n] = heap_copy_tuple_as_datum(tuple, desc);
-	batch->bytes += HeapTupleHeaderGetDatumLength(DatumGetHeapTupleHeader(batch->event[n]));
-	batch->id[n] = id;
-	batch->depth[n] = DatumGetInt16(heap_getattr(tuple, Anum_event_depth, desc, &isnull));
-	batch->subject_type[n] = DatumGetTextPCopy(heap_getattr(tuple, Anum_event_subject_type,
-															desc, &isnull));
-	batch->action[n] = DatumGetTextPCopy(heap_getattr(tuple, Anum_event_action, desc, &isnull));
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * event.h
- *		Events: what makes one valid, and how stored ones are found.
+ *		Events: what makes one valid, how one is stored, and its cause.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,30 +22,18 @@ typedef struct EviEventKey
 	text	   *actor;			/* may be NULL */
 } EviEventKey;
 
-/* events that stand in a row, as values of the type evinbox.event */
-typedef struct EviBatch
-{
-	int			count;
-	Size		bytes;
-	Datum	   *event;
-	int64	   *id;
-	int16	   *depth;
-	text	  **subject_type;
-	text	  **action;
-} EviBatch;
-
 extern void evi_event_check(text *subject_type, text *subject_id, text *action,
-							Jsonb *metadata);
+							Jsonb *metadata, Jsonb *snapshot);
 extern void evi_event_check_action(text *subject_type, text *action, Jsonb *metadata);
 extern int64 evi_event_insert(Datum *values, bool *isnull);
 extern bool evi_event_recorded_since(const EviEventKey *key, TimestampTz since,
 									 Snapshot snapshot);
-extern EviBatch *evi_event_fetch(const int64 *ids, int count, Snapshot snapshot,
-								 int *fetched);
 
-extern bool evi_event_recorded_at(int64 id, Snapshot snapshot, TimestampTz *recorded_at);
-
-/* the event whose handler runs now; id 0 if none does */
+/*
+ * The event whose handler runs now, and its depth. Id 0 with a depth if it is
+ * one of several; depth EVI_NO_CAUSE if none is at work.
+ */
+#define EVI_NO_CAUSE (-1)
 extern void evi_event_set_cause(int64 id, int16 depth);
 extern int64 evi_event_cause(int16 *depth);
 

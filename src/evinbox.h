@@ -55,20 +55,50 @@
 #define Anum_inbox_batch_size 15
 #define Anum_inbox_id 16
 #define Anum_inbox_search_path 17
+#define Anum_inbox_shards 18
+#define Anum_inbox_replayable 19
+#define Anum_inbox_start_at 20
+#define Natts_inbox 20
 
 #define Anum_outbox_xid 1
 #define Anum_outbox_event_id 2
-#define Natts_outbox 2
+#define Anum_outbox_checkpoint 3
+#define Natts_outbox 3
 
 #define Anum_cursor_inbox_id 1
-#define Anum_cursor_seq 2
-#define Anum_cursor_done 3
-#define Anum_cursor_taking 4
-#define Anum_cursor_position 5
-#define Anum_cursor_own_xid 6
-#define Anum_cursor_own_position 7
-#define Anum_cursor_dispatched_at 8
-#define Natts_cursor 8
+#define Anum_cursor_lane 2
+#define Anum_cursor_seq 3
+#define Anum_cursor_lanes 4
+#define Anum_cursor_done 5
+#define Anum_cursor_taking 6
+#define Anum_cursor_position 7
+#define Anum_cursor_own_xid 8
+#define Anum_cursor_own_position 9
+#define Anum_cursor_backlog_seq 10
+#define Anum_cursor_backlog_position 11
+#define Anum_cursor_dispatched_at 12
+#define Natts_cursor 12
+
+#define Anum_backlog_inbox_id 1
+#define Anum_backlog_lane 2
+#define Anum_backlog_seq 3
+#define Anum_backlog_first_id 4
+#define Anum_backlog_last_id 5
+#define Anum_backlog_exact 6
+#define Anum_backlog_since 7
+#define Anum_backlog_former_lane 8
+#define Anum_backlog_former_lanes 9
+#define Natts_backlog 9
+
+#define Anum_halt_inbox_id 1
+#define Anum_halt_reason 2
+#define Anum_halt_halted_at 3
+#define Anum_halt_looks 4
+#define Anum_halt_next_look_at 5
+#define Anum_halt_failures 6
+
+/* the lane of an inbox that replays; the others count from 0 */
+#define EVI_REPLAY_LANE (-1)
 
 /* for qsort() of event ids */
 static inline int

@@ -19,6 +19,8 @@
 static bool enabled = true;
 static bool installed = false;
 static int	max_workers = 32;
+static int	max_runners = 4;
+static int	max_failures = 50;
 static int	batch_size = 10000;
 static int	partition_size = 10000000;
 static int	segment_xids = 65536;
@@ -37,6 +39,16 @@ evi_guc_define(void)
 							 &installed, false,
 							 PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							 NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.max_runners",
+							"Most runners in one database.",
+							"Inboxes beyond that, or owners of inboxes, take turns.",
+							&max_runners, 4, 1, 256,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.max_failures_in_a_row",
+							"Number of events of an inbox that may fail in a row before it is halted.",
+							"0 for no such limit.",
+							&max_failures, 50, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evinbox.batch_size",
 							"Most events that one transaction handles, whatever the inbox allows.",
 							NULL,
@@ -73,6 +85,18 @@ int
 evi_guc_max_workers(void)
 {
 	return max_workers;
+}
+
+int
+evi_guc_max_runners(void)
+{
+	return max_runners;
+}
+
+int
+evi_guc_max_failures(void)
+{
+	return max_failures;
 }
 
 int

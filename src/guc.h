@@ -12,6 +12,8 @@ extern void evi_guc_define(void);
 
 extern bool evi_guc_enabled(void);
 extern int	evi_guc_max_workers(void);
+extern int	evi_guc_max_runners(void);
+extern int	evi_guc_max_failures(void);
 extern int	evi_guc_batch_size(void);
 extern int	evi_guc_partition_size(void);
 extern int	evi_guc_segment_xids(void);

@@ -11,7 +11,10 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -34,6 +37,12 @@
 #include "query.h"
 #include "relation.h"
 
+/* a statement is planned anew for a batch so many times as large */
+#define PLAN_FACTOR 10
+
+static void prepare_handler(EviInbox *inbox, EviHandler *handler);
+static SPIPlanPtr keep(const EviInbox *inbox, SPIPlanPtr plan);
+static List *count_lanes(List *owners, const EviInbox *inbox);
 static EviInbox *form_inbox(HeapTuple tuple, TupleDesc desc);
 static int	form_texts(Datum array, bool isnull, text ***texts);
 static int64 interval_ms(Datum interval);
@@ -44,20 +53,28 @@ static bool contains(text **texts, int ntexts, text *value);
 List *
 evi_inbox_load(Oid owner, Snapshot snapshot)
 {
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, evi_inbox_all(snapshot))
+		if (((EviInbox *) lfirst(lc))->owner == owner)
+			result = lappend(result, lfirst(lc));
+	list_sort(result, compare_turns);
+	return result;
+}
+
+/* the rules of all, in no order */
+List *
+evi_inbox_all(Snapshot snapshot)
+{
 	EviScan		scan;
 	HeapTuple	tuple;
 	List	   *result = NIL;
 
 	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
 	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
-	{
-		EviInbox   *inbox = form_inbox(tuple, RelationGetDescr(scan.table));
-
-		if (inbox->owner == owner)
-			result = lappend(result, inbox);
-	}
+		result = lappend(result, form_inbox(tuple, RelationGetDescr(scan.table)));
 	evi_scan_end(&scan);
-	list_sort(result, compare_turns);
 	return result;
 }
 
@@ -65,19 +82,35 @@ evi_inbox_load(Oid owner, Snapshot snapshot)
 uint64
 evi_inbox_version(Snapshot snapshot)
 {
-	EviScan		scan;
+	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	HeapTuple	tuple;
 	uint64		version = 1;
 
-	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
-	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	/* in the order of their places, which is as good as any, and the quickest */
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		version = hash_combine64(version, HeapTupleHeaderGetRawXmin(tuple->t_data));
 		version = hash_combine64(version, ItemPointerGetBlockNumber(&tuple->t_self));
 		version = hash_combine64(version, ItemPointerGetOffsetNumber(&tuple->t_self));
 	}
-	evi_scan_end(&scan);
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
 	return version != 0 ? version : 1;
+}
+
+int
+evi_inbox_count(Snapshot snapshot)
+{
+	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	int			result = 0;
+
+	while (heap_getnext(scan, ForwardScanDirection) != NULL)
+		result++;
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
 }
 
 /* NULL if there is none of that name */
@@ -99,32 +132,31 @@ evi_inbox_find(const char *name, Snapshot snapshot)
 	return result;
 }
 
-/* the roles for whose rules there has to be a runner, as a list of OIDs */
+/* the roles whose rules need a runner, as a list of EviOwner */
 List *
 evi_inbox_live_owners(Snapshot snapshot)
 {
-	EviScan		scan;
-	HeapTuple	tuple;
 	List	   *result = NIL;
+	ListCell   *lc;
 
-	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
-	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	foreach(lc, evi_inbox_all(snapshot))
 	{
-		EviInbox   *inbox = form_inbox(tuple, RelationGetDescr(scan.table));
+		EviInbox   *inbox = lfirst(lc);
 
 		if (inbox->live && inbox->enabled && OidIsValid(inbox->owner))
-			result = list_append_unique_oid(result, inbox->owner);
+			result = count_lanes(result, inbox);
 	}
-	evi_scan_end(&scan);
 	return result;
 }
 
 void
-evi_inbox_forget_plan(EviInbox *inbox)
+evi_inbox_forget_plans(EviInbox *inbox)
 {
 	if (inbox->plan && inbox->keeps_plan)
 		SPI_freeplan(inbox->plan);
-	inbox->plan = NULL;
+	if (inbox->plan_of_statement && inbox->keeps_plan)
+		SPI_freeplan(inbox->plan_of_statement);
+	inbox->plan = inbox->plan_of_statement = NULL;
 }
 
 /* Is an event of this kind for the inbox, as far as its lists say? */
@@ -141,7 +173,50 @@ evi_inbox_wants(const EviInbox *inbox, text *subject_type, text *action)
  * error of the rule, not of any event. SPI is connected.
  */
 void
-evi_inbox_prepare(EviInbox *inbox, EviHandler *handler)
+evi_inbox_prepare(EviInbox *inbox, int nevents, EviHandler *handler)
+{
+	/* plans that were not kept went with the SPI connection of their batch */
+	if (!inbox->keeps_plan)
+		inbox->plan = inbox->plan_of_statement = NULL;
+	if ((inbox->plan && !SPI_plan_is_valid(inbox->plan)) ||
+		(inbox->plan_of_statement && !SPI_plan_is_valid(inbox->plan_of_statement)))
+		evi_inbox_forget_plans(inbox);
+
+	/* what is right for a few events may be very wrong for many */
+	if (inbox->plan_of_statement && nevents > PLAN_FACTOR * inbox->planned_for)
+		evi_inbox_forget_plans(inbox);
+
+	if (inbox->handler)
+		prepare_handler(inbox, handler);
+	if (inbox->condition && !inbox->plan)
+		inbox->plan = keep(inbox, evi_condition_prepare(inbox->condition));
+	if (!inbox->statement)
+		return;
+
+	handler->events = evi_statement_open(nevents);
+	if (!inbox->plan_of_statement)
+	{
+		inbox->plan_of_statement = keep(inbox, evi_statement_prepare(inbox->statement));
+		inbox->planned_for = Max(nevents, 1);
+	}
+}
+
+/* Calls the handler for one event; what it returns does not matter. */
+void
+evi_inbox_call(const EviInbox *inbox, EviHandler *handler, Datum event)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+
+	InitFunctionCallInfoData(*fcinfo, &handler->function, handler->nargs, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = event;
+	fcinfo->args[0].isnull = false;
+	fcinfo->args[1].value = inbox->config;
+	fcinfo->args[1].isnull = false;
+	(void) FunctionCallInvoke(fcinfo);
+}
+
+static void
+prepare_handler(EviInbox *inbox, EviHandler *handler)
 {
 	Oid			args[2] = {get_rel_type_id(evi_relation_oid(EVI_EVENT)), JSONBOID};
 	List	   *names = stringToQualifiedNameList(inbox->handler, NULL);
@@ -172,42 +247,41 @@ evi_inbox_prepare(EviInbox *inbox, EviHandler *handler)
 						GetUserNameFromId(GetUserId(), false), inbox->handler),
 				 errhint("Use GRANT EXECUTE ON FUNCTION.")));
 	fmgr_info(function, &handler->function);
-
-	/* one that was not kept went with the SPI connection of its batch */
-	if (!inbox->keeps_plan)
-		inbox->plan = NULL;
-	if (inbox->plan && !SPI_plan_is_valid(inbox->plan))
-		evi_inbox_forget_plan(inbox);
-	if (inbox->condition && !inbox->plan)
-	{
-		SPIPlanPtr	plan = evi_condition_prepare(inbox->condition);
-
-		if (inbox->keeps_plan)
-			SPI_keepplan(plan);
-		inbox->plan = plan;
-	}
 }
 
-/* Calls the handler for one event; what it returns does not matter. */
-void
-evi_inbox_call(const EviInbox *inbox, EviHandler *handler, Datum event)
+static SPIPlanPtr
+keep(const EviInbox *inbox, SPIPlanPtr plan)
 {
-	LOCAL_FCINFO(fcinfo, 2);
+	if (inbox->keeps_plan)
+		SPI_keepplan(plan);
+	return plan;
+}
 
-	InitFunctionCallInfoData(*fcinfo, &handler->function, handler->nargs, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = event;
-	fcinfo->args[0].isnull = false;
-	fcinfo->args[1].value = inbox->config;
-	fcinfo->args[1].isnull = false;
-	(void) FunctionCallInvoke(fcinfo);
+static List *
+count_lanes(List *owners, const EviInbox *inbox)
+{
+	ListCell   *lc;
+	EviOwner   *owner = NULL;
+
+	foreach(lc, owners)
+		if (((EviOwner *) lfirst(lc))->role == inbox->owner)
+			owner = lfirst(lc);
+	if (!owner)
+	{
+		owner = palloc0(sizeof(EviOwner));
+		owner->role = inbox->owner;
+		owners = lappend(owners, owner);
+	}
+	owner->lanes += inbox->shards + (inbox->replayable ? 1 : 0);
+	return owners;
 }
 
 static EviInbox *
 form_inbox(HeapTuple tuple, TupleDesc desc)
 {
 	EviInbox   *inbox = palloc0(sizeof(EviInbox));
-	Datum		values[Anum_inbox_search_path];
-	bool		isnull[Anum_inbox_search_path];
+	Datum		values[Natts_inbox];
+	bool		isnull[Natts_inbox];
 
 	/* columns that an upgrade has added are not for us */
 	for (int i = 0; i < lengthof(values); i++)
@@ -223,7 +297,10 @@ form_inbox(HeapTuple tuple, TupleDesc desc)
 								 isnull[Anum_inbox_actions - 1], &inbox->actions);
 	if (!isnull[Anum_inbox_condition - 1])
 		inbox->condition = TextDatumGetCString(values[Anum_inbox_condition - 1]);
-	inbox->handler = TextDatumGetCString(values[Anum_inbox_handler - 1]);
+	if (!isnull[Anum_inbox_handler - 1])
+		inbox->handler = TextDatumGetCString(values[Anum_inbox_handler - 1]);
+	if (!isnull[Anum_inbox_statement - 1])
+		inbox->statement = TextDatumGetCString(values[Anum_inbox_statement - 1]);
 	inbox->config = JsonbPGetDatum(DatumGetJsonbPCopy(values[Anum_inbox_config - 1]));
 	inbox->enabled = DatumGetBool(values[Anum_inbox_enabled - 1]);
 	inbox->live = strcmp(TextDatumGetCString(values[Anum_inbox_dispatch - 1]), "live") == 0;
@@ -233,6 +310,8 @@ form_inbox(HeapTuple tuple, TupleDesc desc)
 	inbox->timeout_ms = interval_ms(values[Anum_inbox_timeout - 1]);
 	inbox->batch_size = DatumGetInt32(values[Anum_inbox_batch_size - 1]);
 	inbox->search_path = TextDatumGetCString(values[Anum_inbox_search_path - 1]);
+	inbox->shards = DatumGetInt32(values[Anum_inbox_shards - 1]);
+	inbox->replayable = DatumGetBool(values[Anum_inbox_replayable - 1]);
 	return inbox;
 }
 

@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "utils/snapshot.h"
+#include "utils/tuplestore.h"
 
 typedef struct EviInbox
 {
@@ -24,7 +25,8 @@ typedef struct EviInbox
 	int			nactions;		/* -1 for all */
 	text	  **actions;
 	char	   *condition;		/* may be NULL */
-	char	   *handler;
+	char	   *handler;		/* either this, */
+	char	   *statement;		/* or that; else NULL */
 	Datum		config;
 	bool		enabled;
 	bool		live;
@@ -34,25 +36,39 @@ typedef struct EviInbox
 	int64		timeout_ms;		/* 0 for none */
 	int			batch_size;
 	char	   *search_path;
-	bool		keeps_plan;		/* set by whoever will free it */
+	int			shards;
+	bool		replayable;
+	bool		keeps_plan;		/* set by whoever will free them */
 	SPIPlanPtr	plan;			/* of the condition */
+	SPIPlanPtr	plan_of_statement;
+	int			planned_for;	/* how many events that plan was made for */
 } EviInbox;
 
-/* a rule's handler, ready to be called */
+/* what a rule does, ready to be done */
 typedef struct EviHandler
 {
-	FmgrInfo	function;
+	FmgrInfo	function;		/* of a handler */
 	int			nargs;
+	Tuplestorestate *events;	/* of a statement: what it is to see */
 } EviHandler;
 
+/* an owner of rules, and how many lanes these have */
+typedef struct EviOwner
+{
+	Oid			role;
+	int			lanes;
+} EviOwner;
+
 extern List *evi_inbox_load(Oid owner, Snapshot snapshot);
+extern List *evi_inbox_all(Snapshot snapshot);
 extern uint64 evi_inbox_version(Snapshot snapshot);
 extern EviInbox *evi_inbox_find(const char *name, Snapshot snapshot);
 extern List *evi_inbox_live_owners(Snapshot snapshot);
-extern void evi_inbox_forget_plan(EviInbox *inbox);
+extern int	evi_inbox_count(Snapshot snapshot);
+extern void evi_inbox_forget_plans(EviInbox *inbox);
 
 extern bool evi_inbox_wants(const EviInbox *inbox, text *subject_type, text *action);
-extern void evi_inbox_prepare(EviInbox *inbox, EviHandler *handler);
+extern void evi_inbox_prepare(EviInbox *inbox, int nevents, EviHandler *handler);
 extern void evi_inbox_call(const EviInbox *inbox, EviHandler *handler, Datum event);
 
 #endif							/* EVI_INBOX_H */

@@ -101,7 +101,7 @@ static void
 want_scout(void)
 {
 	evi_shmem_lock(true);
-	(void) evi_shmem_want(EVI_SCOUT, InvalidOid, InvalidOid);
+	(void) evi_shmem_want(EVI_SCOUT, InvalidOid, InvalidOid, 0);
 	evi_shmem_unlock();
 }
 

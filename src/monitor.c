@@ -18,54 +18,71 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "backlog.h"
 #include "cursor.h"
-#include "event.h"
+#include "fetch.h"
 #include "evinbox.h"
 #include "shmem.h"
 #include "window.h"
 
-/* counting what waits stops here */
+/* counting what waits stops here, and estimating begins */
 #define MAX_COUNTED 10000
 
 PG_FUNCTION_INFO_V1(evinbox_inbox_progress);
 PG_FUNCTION_INFO_V1(evinbox_workers);
 
+/* what waits for a lane */
+typedef struct Lag
+{
+	int64		events;			/* an estimate, if there are many */
+	int64		backlog;		/* so many of these are in the backlog */
+	int64		oldest_id;		/* one of the oldest */
+} Lag;
+
+static Lag	measure(const EviLane *lane, Snapshot snapshot);
 static const char *worker_state(const EviWorker *worker);
 
-/* how far an inbox is behind, by what is stored */
+/* how far an inbox is behind, by what is stored: as far as its last lane */
 Datum
 evinbox_inbox_progress(PG_FUNCTION_ARGS)
 {
-	int32		inbox_id = PG_GETARG_INT32(0);
 	TupleDesc	desc;
-	Datum		values[3] = {0};
-	bool		isnull[3] = {false, false, true};
-	EviCursor  *cursor;
-	int64	   *ids;
-	int			count = 0;
-	TimestampTz recorded_at;
+	Datum		values[5] = {0};
+	bool		isnull[5] = {false, false, true};
+	Lag			most = {0};
+	int64		replay_left = 0;
+	TimestampTz dispatched_at = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz oldest = now;
+	ListCell   *lc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
 	evi_cursor_hold();
 	PushActiveSnapshot(GetLatestSnapshot());
-	cursor = evi_cursor_read(inbox_id, GetActiveSnapshot());
-	if (cursor)
+	foreach(lc, evi_cursor_lanes(PG_GETARG_INT32(0), GetActiveSnapshot()))
 	{
-		count = evi_window_peek(cursor, GetActiveSnapshot(), MAX_COUNTED, &ids);
-		if (count > 0 && evi_event_recorded_at(ids[0], GetActiveSnapshot(), &recorded_at))
-			oldest = recorded_at;
-		values[2] = TimestampTzGetDatum(cursor->dispatched_at);
-		isnull[2] = cursor->dispatched_at == 0;
+		EviLane    *lane = lfirst(lc);
+		Lag			lag = measure(lane, GetActiveSnapshot());
+
+		dispatched_at = Max(dispatched_at, lane->cursor->dispatched_at);
+		if (lane->lane == EVI_REPLAY_LANE)
+			replay_left = lag.backlog;
+		else if (lag.events > most.events)
+			most = lag;
 	}
+	if (most.events > 0)
+		(void) evi_fetch_recorded_at(most.oldest_id, GetActiveSnapshot(), &oldest);
 	PopActiveSnapshot();
 
-	values[0] = Int64GetDatum(count);
+	values[0] = Int64GetDatum(most.events);
 	values[1] = DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum(now),
 									TimestampTzGetDatum(oldest));
+	values[2] = TimestampTzGetDatum(dispatched_at);
+	isnull[2] = dispatched_at == 0;
+	values[3] = Int64GetDatum(most.backlog);
+	values[4] = Int64GetDatum(replay_left);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, isnull)));
 }
 
@@ -110,6 +127,39 @@ evinbox_workers(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, isnull);
 	}
 	return (Datum) 0;
+}
+
+static Lag
+measure(const EviLane *lane, Snapshot snapshot)
+{
+	Lag			lag = {0};
+	List	   *rest = evi_backlog_rest(lane->inbox_id, lane->lane, lane->cursor, snapshot);
+	int64	   *ids;
+	ListCell   *lc;
+
+	foreach(lc, rest)
+	{
+		EviRange   *range = lfirst(lc);
+
+		lag.backlog += range->last_id - range->first_id + 1;
+	}
+	if (lane->lane == EVI_REPLAY_LANE)
+		return lag;
+
+	lag.events = evi_window_peek(lane->cursor, snapshot, MAX_COUNTED, &lag.oldest_id);
+	if (lag.events >= MAX_COUNTED)
+		lag.events = Max(lag.events, evi_fetch_last_given() - lag.oldest_id + 1);
+	lag.events += lag.backlog;
+
+	/* a past that does not begin at the first id is there to be looked for */
+	if (rest)
+	{
+		EviRange   *first = linitial(rest);
+
+		if (evi_fetch_ids(first->first_id, first->last_id, 1, snapshot, &ids) > 0)
+			lag.oldest_id = ids[0];
+	}
+	return lag;
 }
 
 static const char *

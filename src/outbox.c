@@ -36,23 +36,10 @@
 #include "outbox.h"
 #include "partition.h"
 #include "query.h"
+#include "reading.h"
 #include "relation.h"
 #include "shmem.h"
 #include "wakeup.h"
-
-/* unfinished transactions this close below xmax are read in one scan with it */
-#define NEAR_XIDS 1024
-
-/* a growing array of event ids */
-typedef struct IdList
-{
-	uint64		skip_xid;
-	int64		skip_until;
-	int64	   *id;
-	int			count;
-	int			room;
-	int			most;			/* stop there; 0 for no limit */
-} IdList;
 
 /* this session's transaction has dispatched its own events up to there */
 static uint64 closed_xid = 0;
@@ -60,14 +47,10 @@ static int64 closed_until = 0;
 
 static uint64 turn_of(uint64 xid);
 static int	segment_of(uint64 xid);
-static void begin_range(EviScan *scan, EviTable segment, uint64 from, uint64 to,
-						Snapshot snapshot);
-static void read_range(uint64 from, uint64 to, const EviSnapshot *lower,
-					   const EviSnapshot *upper, Snapshot snapshot, IdList *list);
-static bool is_full(const IdList *list);
-static void add_id(IdList *list, int64 id);
 static bool segment_is_empty(EviTable segment);
 static bool segment_is_done(EviTable segment);
+static bool needs(const EviSnapshot *done, EviTable segment, Snapshot snapshot);
+static bool segment_is_overdue(EviTable segment, Snapshot snapshot);
 static bool range_is_empty(EviTable segment, uint64 from, uint64 to, Snapshot snapshot);
 
 /* Writes the row of an event that this transaction has inserted. */
@@ -75,7 +58,7 @@ void
 evi_outbox_add(int64 event_id)
 {
 	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
-	Datum		values[Natts_outbox];
+	Datum		values[Natts_outbox] = {0};
 	bool		isnull[Natts_outbox] = {0};
 
 	if (xid == closed_xid && event_id <= closed_until)
@@ -88,6 +71,15 @@ evi_outbox_add(int64 event_id)
 
 	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(xid));
 	values[Anum_outbox_event_id - 1] = Int64GetDatum(event_id);
+	isnull[Anum_outbox_checkpoint - 1] = event_id % EVI_CHECKPOINT_IDS != 0;
+	if (!isnull[Anum_outbox_checkpoint - 1])
+	{
+		/* the latest: a transaction's own snapshot may be hours old */
+		PushActiveSnapshot(GetLatestSnapshot());
+		values[Anum_outbox_checkpoint - 1] =
+			evi_snapshot_to_datum(evi_snapshot_without(evi_snapshot_active(), xid));
+		PopActiveSnapshot();
+	}
 	evi_relation_insert(EVI_OUTBOX + segment_of(xid), values, isnull);
 
 	/* with a new segment, there may be an old one to empty */
@@ -97,34 +89,26 @@ evi_outbox_add(int64 event_id)
 		evi_wakeup_coordinator();
 }
 
-/*
- * The ids of the events that upper sees and lower does not, sorted, without
- * those of one transaction up to an id; all of them, or about as many as asked
- * for. Returns their number.
- */
-int
-evi_outbox_read(const EviSnapshot *lower, const EviSnapshot *upper, uint64 skip_xid,
-				int64 skip_until, Snapshot snapshot, int most, int64 **ids)
+/* the highest id of a transaction's events; 0 if it has none */
+int64
+evi_outbox_last_of(uint64 xid, Snapshot snapshot)
 {
-	IdList		list = {.skip_xid = skip_xid, .skip_until = skip_until, .most = most};
-	uint64		from = lower->xmax;
-	int			far = lower->nxip;
+	int64		result = 0;
 
-	/*
-	 * What was unfinished in lower comes in addition to the range above it.
-	 * One that is open for long must not make us read all that has passed
-	 * since: it is looked up by itself.
-	 */
-	while (far > 0 && lower->xip[far - 1] + NEAR_XIDS >= lower->xmax)
-		from = lower->xip[--far];
+	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
+	{
+		EviScan		scan;
+		HeapTuple	tuple;
+		bool		isnull;
 
-	for (int i = 0; i < far && !is_full(&list); i++)
-		read_range(lower->xip[i], lower->xip[i] + 1, lower, upper, snapshot, &list);
-	read_range(from, upper->xmax, lower, upper, snapshot, &list);
-
-	qsort(list.id, list.count, sizeof(int64), evi_compare_ids);
-	*ids = list.id;
-	return list.count;
+		evi_reading_begin_rest(&scan, EVI_OUTBOX + i, xid, PG_INT64_MIN, snapshot);
+		tuple = evi_scan_next(&scan, BackwardScanDirection);
+		if (tuple)
+			result = Max(result, DatumGetInt64(heap_getattr(tuple, Anum_outbox_event_id,
+															RelationGetDescr(scan.table), &isnull)));
+		evi_scan_end(&scan);
+	}
+	return result;
 }
 
 /*
@@ -178,6 +162,20 @@ evi_outbox_truncate(void)
 	return left;
 }
 
+/*
+ * Is there a segment that should have been emptied long ago, but for a cursor
+ * that has come no further than this?
+ */
+bool
+evi_outbox_waits_for(const EviSnapshot *done, Snapshot snapshot)
+{
+	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
+		if (!segment_is_empty(EVI_OUTBOX + i) && needs(done, EVI_OUTBOX + i, snapshot) &&
+			segment_is_overdue(EVI_OUTBOX + i, snapshot))
+			return true;
+	return false;
+}
+
 static uint64
 turn_of(uint64 xid)
 {
@@ -188,66 +186,6 @@ static int
 segment_of(uint64 xid)
 {
 	return (int) (turn_of(xid) % EVI_OUTBOX_SEGMENTS);
-}
-
-/* the rows of the transactions from one up to, but not including, another */
-static void
-begin_range(EviScan *scan, EviTable segment, uint64 from, uint64 to, Snapshot snapshot)
-{
-	ScanKeyData keys[2];
-
-	ScanKeyInit(&keys[0], Anum_outbox_xid, BTGreaterEqualStrategyNumber, F_XID8GE,
-				FullTransactionIdGetDatum(FullTransactionIdFromU64(from)));
-	ScanKeyInit(&keys[1], Anum_outbox_xid, BTLessStrategyNumber, F_XID8LT,
-				FullTransactionIdGetDatum(FullTransactionIdFromU64(to)));
-	evi_scan_begin(scan, segment, snapshot, 2, keys);
-}
-
-/* collects from all segments: their size may have been changed meanwhile */
-static void
-read_range(uint64 from, uint64 to, const EviSnapshot *lower,
-		   const EviSnapshot *upper, Snapshot snapshot, IdList *list)
-{
-	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
-	{
-		EviScan		scan;
-		HeapTuple	tuple;
-
-		begin_range(&scan, EVI_OUTBOX + i, from, to, snapshot);
-		while (!is_full(list) && (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
-		{
-			TupleDesc	desc = RelationGetDescr(scan.table);
-			bool		isnull;
-			Datum		stamp = heap_getattr(tuple, Anum_outbox_xid, desc, &isnull);
-			uint64		xid = U64FromFullTransactionId(DatumGetFullTransactionId(stamp));
-			int64		id = DatumGetInt64(heap_getattr(tuple, Anum_outbox_event_id, desc, &isnull));
-
-			if (evi_snapshot_sees(upper, xid) && !evi_snapshot_sees(lower, xid) &&
-				(xid != list->skip_xid || id > list->skip_until))
-				add_id(list, id);
-			CHECK_FOR_INTERRUPTS();
-		}
-		evi_scan_end(&scan);
-	}
-}
-
-static bool
-is_full(const IdList *list)
-{
-	return list->most > 0 && list->count >= list->most;
-}
-
-static void
-add_id(IdList *list, int64 id)
-{
-	if (list->count == list->room)
-	{
-		list->room = Max(64, list->room * 2);
-		list->id = list->id ?
-			repalloc_huge(list->id, sizeof(int64) * list->room) :
-			palloc(sizeof(int64) * list->room);
-	}
-	list->id[list->count++] = id;
 }
 
 static bool
@@ -261,7 +199,7 @@ segment_is_empty(EviTable segment)
 }
 
 /*
- * Is every row of a segment handled in every cursor? This is final only for a
+ * Is every row of a segment handled in every lane? This is final only for a
  * caller who has locked it: then the rows and the cursors are those of a time
  * when nobody writes to the segment, and nobody makes a cursor that needs it.
  */
@@ -274,16 +212,50 @@ segment_is_done(EviTable segment)
 
 	foreach(lc, evi_cursor_all(snapshot))
 	{
-		const EviSnapshot *seen = ((EviCursor *) lfirst(lc))->done;
+		EviLane    *lane = lfirst(lc);
 
-		done = range_is_empty(segment, seen->xmax, PG_UINT64_MAX, snapshot);
-		for (int i = 0; i < seen->nxip && done; i++)
-			done = range_is_empty(segment, seen->xip[i], seen->xip[i] + 1, snapshot);
+		done = lane->lane == EVI_REPLAY_LANE ||
+			!needs(lane->cursor->done, segment, snapshot);
 		if (!done)
 			break;
 	}
 	UnregisterSnapshot(snapshot);
 	return done;
+}
+
+/* Does a segment have rows that a cursor is not past? */
+static bool
+needs(const EviSnapshot *done, EviTable segment, Snapshot snapshot)
+{
+	bool		result = !range_is_empty(segment, done->xmax, PG_UINT64_MAX, snapshot);
+
+	for (int i = 0; i < done->nxip && !result; i++)
+		result = !range_is_empty(segment, done->xip[i], done->xip[i] + 1, snapshot);
+	return result;
+}
+
+/* Is a segment two turns old, so that it should have been emptied long ago? */
+static bool
+segment_is_overdue(EviTable segment, Snapshot snapshot)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	EviScan		scan;
+	HeapTuple	tuple;
+	bool		isnull;
+	bool		result = false;
+
+	evi_scan_begin(&scan, segment, snapshot, 0, NULL);
+	tuple = evi_scan_next(&scan, BackwardScanDirection);
+	if (tuple)
+	{
+		Datum		xid = heap_getattr(tuple, Anum_outbox_xid, RelationGetDescr(scan.table),
+									   &isnull);
+
+		result = turn_of(U64FromFullTransactionId(DatumGetFullTransactionId(xid))) + 2 <=
+			turn_of(next);
+	}
+	evi_scan_end(&scan);
+	return result;
 }
 
 static bool
@@ -292,7 +264,7 @@ range_is_empty(EviTable segment, uint64 from, uint64 to, Snapshot snapshot)
 	EviScan		scan;
 	bool		result;
 
-	begin_range(&scan, segment, from, to, snapshot);
+	evi_reading_begin(&scan, segment, from, to, snapshot);
 	result = evi_scan_next(&scan, ForwardScanDirection) == NULL;
 	evi_scan_end(&scan);
 	return result;

@@ -12,8 +12,8 @@
 #include "utils/snapshot.h"
 
 extern void evi_outbox_add(int64 event_id);
-extern int	evi_outbox_read(const EviSnapshot *lower, const EviSnapshot *upper, uint64 skip_xid,
-							int64 skip_until, Snapshot snapshot, int most, int64 **ids);
+extern int64 evi_outbox_last_of(uint64 xid, Snapshot snapshot);
+extern bool evi_outbox_waits_for(const EviSnapshot *done, Snapshot snapshot);
 extern void evi_outbox_close_until(uint64 xid, int64 event_id);
 extern void evi_outbox_hold(void);
 extern bool evi_outbox_truncate(void);

@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "fetch.h"
 #include "evinbox.h"
 #include "guc.h"
 #include "partition.h"
@@ -30,7 +31,6 @@
 PG_FUNCTION_INFO_V1(evinbox_make_partition);
 
 static void read_bounds(int64 *top, Oid *default_relid);
-static int64 last_id(void);
 static int64 highest_in_default(int64 from, int64 to);
 static void make_partition(int64 from, int64 to);
 
@@ -49,7 +49,7 @@ bool
 evi_partition_make(void)
 {
 	int64		size = evi_guc_partition_size();
-	int64		last = last_id();
+	int64		last = evi_fetch_last_given();
 	int64		from;
 	int64		taken;
 	Oid			default_relid;
@@ -90,21 +90,6 @@ read_bounds(int64 *top, Oid *default_relid)
 	*top = bounds->ndatums > 0 ? DatumGetInt64(bounds->datums[bounds->ndatums - 1][0]) : 1;
 	*default_relid = bounds->default_index >= 0 ? desc->oids[bounds->default_index] : InvalidOid;
 	table_close(event, AccessShareLock);
-}
-
-/* the last id that was given, whether anybody sees its event or not */
-static int64
-last_id(void)
-{
-	static EviQuery select = {
-		.sql = "SELECT s.last_value FROM evinbox.event_id_seq s",
-		.expected = SPI_OK_SELECT,
-		.nargs = 0,
-	};
-	bool		isnull;
-
-	(void) evi_query_run(&select, NULL, NULL, 0);
-	return DatumGetInt64(evi_query_value(0, 1, &isnull));
 }
 
 /* the highest id in a range that the default partition has; 0 if there is none */

@@ -1,26 +1,30 @@
 /*-------------------------------------------------------------------------
  *
  * progress.c
- *		An inbox at work: its cursor, and its way through a window.
+ *		A lane at work: its cursor, and its way through a window.
  *
- * What is in memory may be ahead of the stored cursor, where nothing was to
+ * A lane that has a backlog takes windows of that; else, of the outbox. What is in memory may be ahead of the stored cursor, where nothing was to
  * be done, but never beside it: storing it is always right.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "evinbox.h"
+#include "fetch.h"
 #include "progress.h"
 
 EviProgress *
-evi_progress_create(EviInbox *inbox, MemoryContext parent)
+evi_progress_create(EviInbox *inbox, int lane, MemoryContext parent)
 {
 	EviProgress *progress = MemoryContextAllocZero(parent, sizeof(EviProgress));
 
 	progress->inbox = inbox;
+	progress->lane = lane;
 	progress->context = AllocSetContextCreate(parent, "evinbox cursor", ALLOCSET_SMALL_SIZES);
 	progress->retry_at = DT_NOEND;
 	return progress;
@@ -44,27 +48,67 @@ evi_progress_read_cursor(EviProgress *progress, Snapshot snapshot)
 	evi_progress_use_window(progress, NULL);
 	MemoryContextReset(progress->context);
 	former = MemoryContextSwitchTo(progress->context);
-	cursor = evi_cursor_read(progress->inbox->id, snapshot);
+	cursor = evi_cursor_read(progress->inbox->id, progress->lane, snapshot);
 	MemoryContextSwitchTo(former);
 
+	/* a lane of a former division has only the row that says so */
+	if (cursor && progress->lane >= cursor->lanes)
+		cursor = NULL;
+
 	progress->unstored = false;
+	progress->has_backlog = true;
 	progress->cursor = cursor ? *cursor : (EviCursor) {0};
 	return cursor != NULL;
 }
 
 /*
- * Goes past a window that has no events. It need not be stored for that, but
- * a transaction of its own keeps segments of the outbox as long as it is.
+ * Opens the next window: of the backlog, if there is one; else, of what is
+ * between the cursor and a snapshot. A window of another lane that stands at
+ * the same place may serve as well.
  */
 void
+evi_progress_open(EviProgress *progress, const EviSnapshot *upper, uint64 own_xid,
+				  EviWindow *shared, Snapshot snapshot, MemoryContext parent)
+{
+	EviWindow  *window;
+	EviRange	range;
+
+	/* a lane that is no more: its rule will tell */
+	if (!progress->cursor.done)
+	{
+		evi_progress_use_window(progress, NULL);
+		return;
+	}
+	if (progress->has_backlog)
+		progress->has_backlog = evi_backlog_next(progress->inbox->id, progress->lane,
+												 &progress->cursor, snapshot, &range);
+	if (progress->has_backlog)
+		window = evi_window_open_backlog(progress->inbox->id, progress->lane, &progress->cursor,
+										 &range, upper, own_xid, snapshot, parent);
+	else if (progress->lane == EVI_REPLAY_LANE)
+		window = NULL;
+	else
+		window = shared ? shared : evi_window_open(&progress->cursor, upper, own_xid, snapshot, parent);
+	evi_progress_use_window(progress, window);
+}
+
+/*
+ * Goes past a window that has no events. It need not be stored for that, but
+ * a transaction of its own keeps segments of the outbox as long as it is.
+ * Returns whether there may be another window right now.
+ */
+bool
 evi_progress_pass(EviProgress *progress)
 {
 	EviCursor	cursor = evi_progress_cursor_at(progress, 0);
-	bool		unstored = progress->unstored || cursor.own_xid != progress->cursor.own_xid;
+	bool		unstored = progress->unstored || progress->window->from_backlog ||
+		cursor.own_xid != progress->cursor.own_xid;
+	bool		leads_on = progress->window->leads_on;
 
 	Assert(progress->window->count == 0);
 	evi_progress_move(progress, 0, &cursor, 0);
 	progress->unstored = unstored;
+	return leads_on;
 }
 
 bool
@@ -73,7 +117,7 @@ evi_progress_has_events(const EviProgress *progress)
 	return progress->window && progress->next < progress->window->count;
 }
 
-/* Gives an inbox a window, or NULL for none. The last user's end is its end. */
+/* Gives a lane a window, or NULL for none. The last user's end is its end. */
 void
 evi_progress_use_window(EviProgress *progress, EviWindow *window)
 {
@@ -95,7 +139,14 @@ evi_progress_cursor_at(const EviProgress *progress, int next)
 	EviWindow  *window = progress->window;
 	EviCursor	cursor = progress->cursor;
 
-	if (next < window->count)
+	if (window->from_backlog)
+	{
+		cursor.backlog_seq = window->range.seq;
+		cursor.backlog_position = next < window->count ? window->id[next - 1] :
+			(window->is_whole ? window->range.last_id : window->position);
+		return cursor;
+	}
+	if (next < window->count || !window->is_whole)
 	{
 		cursor.done = window->lower;
 		cursor.taking = window->upper;
@@ -116,22 +167,55 @@ evi_progress_cursor_at(const EviProgress *progress, int next)
 	return cursor;
 }
 
-/* The inbox has come so far; stored_seq is 0 if that was not stored. */
+/* The lane has come so far; stored_seq is 0 if that was not stored. */
 void
 evi_progress_move(EviProgress *progress, int next, const EviCursor *cursor, int64 stored_seq)
 {
 	MemoryContext former = MemoryContextSwitchTo(progress->context);
+	bool		is_ours;
 
 	progress->next = next;
-	progress->limit = 0;
 	progress->unstored = stored_seq == 0;
 
-	/* the snapshots are the window's, which does not live as long */
-	MemoryContextReset(progress->context);
+	/* the snapshots are the window's, which does not live as long; or ours */
+	is_ours = cursor->done == progress->cursor.done;
+	if (!is_ours)
+		MemoryContextReset(progress->context);
 	progress->cursor = *cursor;
-	progress->cursor.done = evi_snapshot_copy(cursor->done);
-	progress->cursor.taking = cursor->taking ? evi_snapshot_copy(cursor->taking) : NULL;
+	if (!is_ours)
+	{
+		progress->cursor.done = evi_snapshot_copy(cursor->done);
+		progress->cursor.taking = cursor->taking ? evi_snapshot_copy(cursor->taking) : NULL;
+	}
 	if (stored_seq > 0)
 		progress->cursor.seq = stored_seq;
 	MemoryContextSwitchTo(former);
+}
+
+/*
+ * Makes a backlog of all that the outbox has for a lane, which the caller has
+ * locked, up to a snapshot. The cursor is stored with it.
+ */
+void
+evi_progress_absorb(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot)
+{
+	bool		leads_on;
+
+	do
+	{
+		EviWindow  *window = evi_window_open(&progress->cursor, upper, 0, snapshot,
+											 CurrentMemoryContext);
+		EviCursor	cursor;
+
+		CHECK_FOR_INTERRUPTS();
+		evi_progress_use_window(progress, window);
+		evi_backlog_add_ids(progress->inbox->id, progress->lane, window->id, window->count);
+		leads_on = window->leads_on;
+		cursor = evi_progress_cursor_at(progress, window->count);
+		evi_progress_move(progress, window->count, &cursor, 0);
+	} while (leads_on);
+
+	progress->cursor.seq = evi_cursor_append(progress->inbox->id, progress->lane,
+											 &progress->cursor);
+	evi_progress_use_window(progress, NULL);
 }

@@ -6,7 +6,8 @@
  * Two kinds of statements pass here. Our own are fixed texts with
  * parameters; they run inside a section, as the owner of evinbox.event, with
  * a search_path that nobody else controls, and call no code of a user. A
- * rule's condition runs outside of any section, as whoever runs the rule.
+ * rule's condition or statement runs outside of any section, as whoever runs
+ * the rule.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +23,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/queryenvironment.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -30,9 +32,14 @@
 #include "query.h"
 #include "relation.h"
 
+/* what a rule's statement reads */
+#define EVENTS_RELATION "events"
+
 static void check_expression(const char *condition);
+static void check_statement(const char *statement);
+static List *parse(const char *text, RawParseMode mode);
 static bool refuse_parameters(Node *node, void *context);
-static void point_into_condition(void *arg);
+static void point_into_text(void *arg);
 static void expect(int actual, int expected, const char *sql);
 
 /* Until left, or until the (sub)transaction aborts, we act as the owner. */
@@ -162,25 +169,58 @@ evi_condition_run(SPIPlanPtr plan, ArrayType *events, MemoryContext context,
 }
 
 /*
+ * Gives the current SPI connection a relation of events, as a trigger has its
+ * transition tables, and returns what its rows are to be put into.
+ */
+Tuplestorestate *
+evi_statement_open(int nevents)
+{
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
+
+	relation->md.name = EVENTS_RELATION;
+	relation->md.reliddesc = evi_relation_oid(EVI_EVENT);
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = nevents;
+	relation->reldata = tuplestore_begin_heap(false, false, work_mem);
+	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed");
+	return relation->reldata;
+}
+
+/* Parses a rule's statement, of which it runs nothing. */
+SPIPlanPtr
+evi_statement_prepare(const char *statement)
+{
+	SPIPlanPtr	plan;
+
+	check_statement(statement);
+	plan = SPI_prepare(statement, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/* Rows that it returns are of no interest. */
+void
+evi_statement_run(SPIPlanPtr plan)
+{
+	SPIExecuteOptions options = {.dest = None_Receiver};
+	int			result = SPI_execute_plan_extended(plan, &options);
+
+	if (result < 0)
+		elog(ERROR, "could not run a statement: %s", SPI_result_code_string(result));
+}
+
+/*
  * A condition has to be one expression by itself, so that it still is one
  * when it stands in parentheses.
  */
 static void
 check_expression(const char *condition)
 {
-	ErrorContextCallback context = {
-		.callback = point_into_condition,
-		.arg = unconstify(char *, condition),
-		.previous = error_context_stack,
-	};
-	List	   *parsed;
-	SelectStmt *select;
+	List	   *parsed = parse(condition, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
 
-	error_context_stack = &context;
-	parsed = raw_parser(condition, RAW_PARSE_PLPGSQL_EXPR);
-	error_context_stack = context.previous;
-
-	select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
 	if (list_length(parsed) != 1 || !IsA(select, SelectStmt) ||
 		list_length(select->targetList) != 1 ||
 		select->distinctClause || select->intoClause || select->fromClause ||
@@ -193,6 +233,44 @@ check_expression(const char *condition)
 				 errmsg("condition is not one expression"),
 				 errhint("Write a boolean expression over \"e\", for instance: e.metadata->>'urgency' = 'high'.")));
 	(void) refuse_parameters((Node *) select, NULL);
+}
+
+/* One statement, of a kind that can read a relation and change rows. */
+static void
+check_statement(const char *statement)
+{
+	List	   *parsed = parse(statement, RAW_PARSE_DEFAULT);
+	Node	   *one;
+
+	if (list_length(parsed) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("an inbox takes exactly one statement"),
+				 errhint("Use WITH to do several things at once, or a handler function.")));
+	one = linitial_node(RawStmt, parsed)->stmt;
+	if (!(IsA(one, InsertStmt) || IsA(one, UpdateStmt) || IsA(one, DeleteStmt) ||
+		  IsA(one, MergeStmt) || (IsA(one, SelectStmt) && !((SelectStmt *) one)->intoClause)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("statement of an inbox must be INSERT, UPDATE, DELETE, MERGE, or SELECT without INTO"),
+				 errhint("Use a handler function for anything else.")));
+}
+
+/* a position in an error is one in the text, not in the user's query */
+static List *
+parse(const char *text, RawParseMode mode)
+{
+	ErrorContextCallback context = {
+		.callback = point_into_text,
+		.arg = unconstify(char *, text),
+		.previous = error_context_stack,
+	};
+	List	   *result;
+
+	error_context_stack = &context;
+	result = raw_parser(text, mode);
+	error_context_stack = context.previous;
+	return result;
 }
 
 /* $1 would be all events of the batch */
@@ -208,9 +286,8 @@ refuse_parameters(Node *node, void *context)
 	return raw_expression_tree_walker(node, refuse_parameters, context);
 }
 
-/* a position in an error is one in the condition, not in the user's query */
 static void
-point_into_condition(void *arg)
+point_into_text(void *arg)
 {
 	int			position = geterrposition();
 

@@ -10,6 +10,7 @@
 
 #include "executor/spi.h"
 #include "utils/array.h"
+#include "utils/tuplestore.h"
 
 /* a statement of our own, prepared at its first use in a session */
 typedef struct EviQuery
@@ -43,5 +44,9 @@ extern int	evi_search_path_set(const char *search_path);
 extern SPIPlanPtr evi_condition_prepare(const char *condition);
 extern void evi_condition_run(SPIPlanPtr plan, ArrayType *events, MemoryContext context,
 							  int64 **ids, int *count);
+
+extern Tuplestorestate *evi_statement_open(int nevents);
+extern SPIPlanPtr evi_statement_prepare(const char *statement);
+extern void evi_statement_run(SPIPlanPtr plan);
 
 #endif							/* EVI_QUERY_H */

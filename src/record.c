@@ -167,7 +167,7 @@ record_event(FunctionCallInfo fcinfo, PGFunction id_out)
 		metadata = PG_GETARG_JSONB_P(ARG_METADATA);
 
 	/* also for a suppressed call, which no trigger sees */
-	evi_event_check(key.subject_type, key.subject_id, key.action, metadata);
+	evi_event_check(key.subject_type, key.subject_id, key.action, metadata, NULL);
 	key.with_actor = throttles_by_actor(PG_ARGISNULL(ARG_THROTTLE_BY) ? NULL :
 										PG_GETARG_TEXT_PP(ARG_THROTTLE_BY));
 
@@ -279,7 +279,8 @@ complete_event(Datum *values, bool *isnull)
 	metadata = DatumGetJsonbP(values[Anum_event_metadata - 1]);
 
 	evi_event_check(subject_type, get_text(values, isnull, Anum_event_subject_id),
-					action, metadata);
+					action, metadata, isnull[Anum_event_snapshot - 1] ? NULL :
+					DatumGetJsonbP(values[Anum_event_snapshot - 1]));
 	evi_event_check_action(subject_type, action, metadata);
 
 	set_value(values, isnull, Anum_event_recorded_at, TimestampTzGetDatum(now));
@@ -288,7 +289,7 @@ complete_event(Datum *values, bool *isnull)
 	set_value(values, isnull, Anum_event_caused_by, Int64GetDatum(cause_id));
 	isnull[Anum_event_caused_by - 1] = cause_id == 0;
 	set_value(values, isnull, Anum_event_depth,
-			  Int16GetDatum(cause_id == 0 ? 0 : cause_depth + 1));
+			  Int16GetDatum(Min(cause_depth + 1, PG_INT16_MAX)));
 }
 
 static text *

@@ -17,6 +17,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
@@ -50,6 +51,9 @@ static const TableName names[EVI_TABLES] = {
 	[EVI_CURSOR] = {EVI_INTERNAL_SCHEMA, "cursor_0", "cursor_0_idx"},
 	[EVI_CURSOR + 1] = {EVI_INTERNAL_SCHEMA, "cursor_1", "cursor_1_idx"},
 	[EVI_CURSOR_SEQ] = {EVI_INTERNAL_SCHEMA, "cursor_seq", NULL},
+	[EVI_BACKLOG] = {EVI_INTERNAL_SCHEMA, "backlog", "backlog_idx"},
+	[EVI_BACKLOG_SEQ] = {EVI_INTERNAL_SCHEMA, "backlog_seq_seq", NULL},
+	[EVI_HALT] = {EVI_INTERNAL_SCHEMA, "halt", "halt_pkey"},
 };
 
 static const char *const event_indexes[EVI_EVENT_INDEXES] = {
@@ -164,6 +168,45 @@ evi_scan_end(EviScan *scan)
 	table_close(scan->table, AccessShareLock);
 }
 
+/* The keys name columns of the index. */
+void
+evi_entries_begin(EviEntries *entries, EviTable table, Snapshot snapshot, int nkeys, ScanKey keys)
+{
+	load_cache(false);
+	entries->table = table_open(cache.table[table], AccessShareLock);
+	entries->index = index_open(cache.index[table], AccessShareLock);
+	entries->row = NULL;
+	entries->scan = evi_index_beginscan(entries->table, entries->index, snapshot, nkeys);
+	entries->scan->xs_want_itup = true;
+	index_rescan(entries->scan, keys, nkeys, NULL, 0);
+}
+
+/* the next one, whether its row is visible or not; NULL at the end */
+IndexTuple
+evi_entries_next(EviEntries *entries)
+{
+	return index_getnext_tid(entries->scan, ForwardScanDirection) ? entries->scan->xs_itup : NULL;
+}
+
+/* the row of that entry; NULL if the snapshot does not show it */
+TupleTableSlot *
+evi_entries_row(EviEntries *entries)
+{
+	if (!entries->row)
+		entries->row = table_slot_create(entries->table, NULL);
+	return index_fetch_heap(entries->scan, entries->row) ? entries->row : NULL;
+}
+
+void
+evi_entries_end(EviEntries *entries)
+{
+	index_endscan(entries->scan);
+	if (entries->row)
+		ExecDropSingleTupleTableSlot(entries->row);
+	index_close(entries->index, AccessShareLock);
+	table_close(entries->table, AccessShareLock);
+}
+
 void
 evi_relation_insert(EviTable table, Datum *values, bool *isnull)
 {
@@ -229,43 +272,54 @@ load_tables(void)
 	return true;
 }
 
+/*
+ * The partitioned table is not kept locked meanwhile: dropping a foreign key to
+ * it locks the partitions first.
+ */
 static void
 load_partitions(void)
 {
 	Relation	event = table_open(cache.table[EVI_EVENT], AccessShareLock);
 	PartitionDesc desc = RelationGetPartitionDesc(event, true);
 	Oid			schema = RelationGetNamespace(event);
-	int			last = desc->nparts - 1;
+	int			nparts = desc->nparts;
+	int			last = nparts - 1;
+	bool		has_default = nparts > 0 && desc->boundinfo->default_index == last;
 	EviPartition *partition;
 
 	cache.npartitions = 0;
 	MemoryContextReset(cache.context);
-	partition = MemoryContextAllocZero(cache.context,
-									   sizeof(EviPartition) * Max(desc->nparts, 1));
+	partition = MemoryContextAllocZero(cache.context, sizeof(EviPartition) * Max(nparts, 1));
 
 	/* a range-partitioned table's are in the order of bounds, default last */
-	for (int i = 0; i <= last; i++)
+	for (int i = 0; i < nparts; i++)
 	{
-		bool		has_default = desc->boundinfo->default_index == last;
 		int			at = has_default && i == last ? last : (has_default ? last - 1 : last) - i;
 
 		partition[i].relid = desc->oids[at];
+		partition[i].is_default = has_default && at == last;
+	}
+	table_close(event, AccessShareLock);
+
+	for (int i = 0; i < nparts; i++)
 		for (int k = 0; k < EVI_EVENT_INDEXES; k++)
 			partition[i].index[k] =
-				find_partition_index(desc->oids[at],
+				find_partition_index(partition[i].relid,
 									 get_relname_relid(event_indexes[k], schema));
-	}
 	cache.partition = partition;
-	cache.npartitions = desc->nparts;
-	table_close(event, AccessShareLock);
+	cache.npartitions = nparts;
 }
 
+/* none, if the partition has just gone: then the cache is stale already */
 static Oid
 find_partition_index(Oid partition, Oid parent_index)
 {
-	Relation	rel = table_open(partition, AccessShareLock);
-	Oid			result = index_get_partition(rel, parent_index);
+	Relation	rel = try_table_open(partition, AccessShareLock);
+	Oid			result;
 
+	if (!rel)
+		return InvalidOid;
+	result = index_get_partition(rel, parent_index);
 	table_close(rel, AccessShareLock);
 	return result;
 }

@@ -9,7 +9,9 @@
 #define EVI_RELATION_H
 
 #include "access/genam.h"
+#include "access/itup.h"
 #include "access/skey.h"
+#include "executor/tuptable.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -25,6 +27,9 @@ typedef enum EviTable
 	EVI_OUTBOX,					/* EVI_OUTBOX_SEGMENTS of them */
 	EVI_CURSOR = EVI_OUTBOX + EVI_OUTBOX_SEGMENTS,	/* EVI_CURSOR_SEGMENTS */
 	EVI_CURSOR_SEQ = EVI_CURSOR + EVI_CURSOR_SEGMENTS,
+	EVI_BACKLOG,
+	EVI_BACKLOG_SEQ,
+	EVI_HALT,
 	EVI_TABLES
 } EviTable;
 
@@ -40,6 +45,7 @@ typedef enum EviEventIndex
 typedef struct EviPartition
 {
 	Oid			relid;
+	bool		is_default;		/* it has whatever no range has */
 	Oid			index[EVI_EVENT_INDEXES];
 } EviPartition;
 
@@ -50,6 +56,15 @@ typedef struct EviScan
 	Relation	index;
 	SysScanDesc scan;
 } EviScan;
+
+/* one open scan of a table's own index, which need not visit the table */
+typedef struct EviEntries
+{
+	Relation	table;
+	Relation	index;
+	IndexScanDesc scan;
+	TupleTableSlot *row;
+} EviEntries;
 
 extern bool evi_relation_installed(void);
 extern Oid	evi_relation_oid(EviTable table);
@@ -62,6 +77,11 @@ extern void evi_scan_begin_index(EviScan *scan, Oid table, Oid index, Snapshot s
 								 int nkeys, ScanKey keys);
 extern HeapTuple evi_scan_next(EviScan *scan, ScanDirection direction);
 extern void evi_scan_end(EviScan *scan);
+extern void evi_entries_begin(EviEntries *entries, EviTable table, Snapshot snapshot,
+							  int nkeys, ScanKey keys);
+extern IndexTuple evi_entries_next(EviEntries *entries);
+extern TupleTableSlot *evi_entries_row(EviEntries *entries);
+extern void evi_entries_end(EviEntries *entries);
 extern void evi_relation_insert(EviTable table, Datum *values, bool *isnull);
 
 #endif							/* EVI_RELATION_H */

@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
@@ -29,14 +28,15 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "cursor.h"
+#include "division.h"
 #include "evinbox.h"
 #include "inbox.h"
-#include "outbox.h"
 #include "query.h"
-#include "relation.h"
 #include "trigger.h"
 #include "wakeup.h"
+
+/* more would slow down every look of a runner */
+#define MAX_RULES 10000
 
 PG_FUNCTION_INFO_V1(evinbox_inbox_check);
 PG_FUNCTION_INFO_V1(evinbox_inbox_changed);
@@ -44,8 +44,8 @@ PG_FUNCTION_INFO_V1(evinbox_inbox_changed);
 /* a row of evinbox.inbox as it is to be written */
 typedef struct RuleRow
 {
-	Datum		values[Anum_inbox_search_path];
-	bool		isnull[Anum_inbox_search_path];
+	Datum		values[Natts_inbox];
+	bool		isnull[Natts_inbox];
 } RuleRow;
 
 static void read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc);
@@ -59,7 +59,8 @@ static Oid	check_owner(const RuleRow *row);
 static void check_former_owner(const RuleRow *row);
 static char *check_code(const RuleRow *row, Oid owner);
 static void check_condition_context(void *arg);
-static void start_cursor(int32 inbox_id);
+static void check_number_of_rules(void);
+static int	get_int(const RuleRow *row, int attno);
 
 /* BEFORE INSERT OR UPDATE FOR EACH ROW */
 Datum
@@ -90,6 +91,13 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 				 errmsg("name of an inbox must not be empty")));
 	check_lists(&new);
 	check_limits(&new);
+	if (!is_update)
+		check_number_of_rules();
+	else if (!same_text(&new, &old, Anum_inbox_start_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("start_at cannot be changed"),
+				 errhint("Use replay() to offer past events again.")));
 
 	/* pausing a rule must not need a rule that works */
 	replacement[2] = (is_update ? &old : &new)->values[Anum_inbox_id - 1];
@@ -98,13 +106,15 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	if (is_update && is_same_code(&new, &old))
 	{
 		replacement[0] = old.values[Anum_inbox_handler - 1];
+		replacement_isnull[0] = old.isnull[Anum_inbox_handler - 1];
 		replacement[1] = old.values[Anum_inbox_search_path - 1];
 	}
 	else
 	{
-		Oid			owner = check_owner(&new);
+		char	   *handler = check_code(&new, check_owner(&new));
 
-		replacement[0] = CStringGetTextDatum(check_code(&new, owner));
+		replacement[0] = handler ? CStringGetTextDatum(handler) : (Datum) 0;
+		replacement_isnull[0] = handler == NULL;
 		replacement[1] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
 	}
 	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, lengthof(replaced), replaced,
@@ -116,15 +126,22 @@ Datum
 evinbox_inbox_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	RuleRow		row;
+	RuleRow		new;
 
 	evi_require_trigger(fcinfo);
+	if (trigger->tg_trigtuple)
+		read_row(&row, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		evi_division_start(get_int(&row, Anum_inbox_id), get_int(&row, Anum_inbox_shards),
+						   get_text(&row, Anum_inbox_start_at));
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
-		bool		isnull;
-
-		start_cursor(DatumGetInt32(heap_getattr(trigger->tg_trigtuple, Anum_inbox_id,
-												RelationGetDescr(trigger->tg_relation),
-												&isnull)));
+		read_row(&new, trigger->tg_newtuple, RelationGetDescr(trigger->tg_relation));
+		if (get_int(&row, Anum_inbox_shards) != get_int(&new, Anum_inbox_shards))
+			evi_division_change(get_int(&new, Anum_inbox_id), get_text(&new, Anum_inbox_name),
+								get_int(&row, Anum_inbox_shards),
+								get_int(&new, Anum_inbox_shards));
 	}
 
 	evi_wakeup_runners();
@@ -210,6 +227,7 @@ check_limits(const RuleRow *row)
 	}			limits[] = {
 		{Anum_inbox_max_attempts, "max_attempts", 1, 1000},
 		{Anum_inbox_batch_size, "batch_size", 1, 1000000},
+		{Anum_inbox_shards, "shards", 1, 64},
 	};
 	char	   *dispatch = get_text(row, Anum_inbox_dispatch);
 
@@ -221,7 +239,7 @@ check_limits(const RuleRow *row)
 
 	for (int i = 0; i < lengthof(limits); i++)
 	{
-		int			value = DatumGetInt32(row->values[limits[i].attno - 1]);
+		int			value = get_int(row, limits[i].attno);
 
 		if (value < limits[i].least || value > limits[i].most)
 			ereport(ERROR,
@@ -289,16 +307,17 @@ check_former_owner(const RuleRow *row)
 				 errmsg("must be member of role \"%s\" to change its rule", name)));
 }
 
-/* Looks up handler and condition; returns the handler's full name. */
+/* Looks up what the rule names; returns the full name of its handler, if it has one. */
 static char *
 check_code(const RuleRow *row, Oid owner)
 {
 	EviInbox	rule = {
 		.name = get_text(row, Anum_inbox_name),
 		.handler = get_text(row, Anum_inbox_handler),
+		.statement = get_text(row, Anum_inbox_statement),
 		.condition = get_text(row, Anum_inbox_condition),
 	};
-	EviHandler	handler;
+	EviHandler	handler = {0};
 	ErrorContextCallback context = {
 		.callback = check_condition_context,
 		.arg = rule.name,
@@ -307,19 +326,14 @@ check_code(const RuleRow *row, Oid owner)
 	int			sec_context;
 	Oid			function;
 
-	if (!rule.handler && row->isnull[Anum_inbox_statement - 1])
+	if (!rule.handler && !rule.statement)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an inbox needs a handler or a statement")));
-	if (rule.handler && !row->isnull[Anum_inbox_statement - 1])
+	if (rule.handler && rule.statement)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an inbox cannot have both a handler and a statement")));
-	if (!rule.handler)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("inboxes with a statement are not supported yet"),
-				 errhint("Use a handler function.")));
 
 	context.previous = error_context_stack;
 	error_context_stack = &context;
@@ -328,13 +342,15 @@ check_code(const RuleRow *row, Oid owner)
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(owner, sec_context | SECURITY_RESTRICTED_OPERATION);
 	evi_query_open();
-	evi_inbox_prepare(&rule, &handler);
+	evi_inbox_prepare(&rule, 0, &handler);
 	function = handler.function.fn_oid;
 	evi_query_close();
 	SetUserIdAndSecContext(userid, sec_context);
 
 	error_context_stack = context.previous;
 
+	if (!rule.handler)
+		return NULL;
 	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
 									  get_func_name(function));
 }
@@ -345,22 +361,23 @@ check_condition_context(void *arg)
 	errcontext("inbox \"%s\"", (char *) arg);
 }
 
-/*
- * A new inbox begins here and now: it sees the events of this transaction,
- * and of all that are not finished yet. The outbox must not lose those before
- * others can see the cursor.
- */
+/* Every commit with events has a look at all of them. */
 static void
-start_cursor(int32 inbox_id)
+check_number_of_rules(void)
 {
-	EviCursor	cursor = {0};
-	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
+	SnapshotData self;
 
-	evi_outbox_hold();
-	PushActiveSnapshot(GetLatestSnapshot());
-	cursor.done = evi_snapshot_without(evi_snapshot_active(), xid);
-	PopActiveSnapshot();
+	InitDirtySnapshot(self);
+	self.snapshot_type = SNAPSHOT_SELF;
+	if (evi_inbox_count(&self) >= MAX_RULES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("cannot have more than %d inboxes", MAX_RULES),
+				 errhint("Let one inbox serve many cases: its handler can look up what to do in a table.")));
+}
 
-	(void) evi_cursor_lock(inbox_id, true);
-	(void) evi_cursor_append(inbox_id, &cursor);
+static int
+get_int(const RuleRow *row, int attno)
+{
+	return DatumGetInt32(row->values[attno - 1]);
 }

@@ -1,14 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * runner.c
- *		One process for each owner of live rules in a database: runs them.
+ *		Runs the rules of one role in one database.
  *
- * It is connected as that owner, so that the rules have no more rights than
- * they should, whatever they try. A turn takes one snapshot, opens a window
- * up to it for every inbox that has finished its former one, and takes each
- * inbox one batch further. The snapshot is taken while the process has no
- * transaction id, and after the wake-ups were counted: whatever commits too
- * late for it counts as another one.
+ * It is connected as that role, so that the rules have no more rights than
+ * they should, whatever they try. There may be several for a role; shmem.c
+ * says how they share its lanes.
+ *
+ * A turn takes one snapshot, opens a window up to it for every lane that has
+ * finished its former one, and takes each lane one batch further. The snapshot
+ * is taken while the process has no transaction id, and after the wake-ups
+ * were counted: whatever commits too late for it counts as another one.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,40 +21,46 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "deadline.h"
 #include "dispatch.h"
+#include "duty.h"
 #include "evinbox.h"
+#include "lanes.h"
 #include "relation.h"
 #include "wakeup.h"
 #include "worker.h"
 
-#define STORE_MS 1000			/* cursors that moved without effects */
-#define LOCKED_MS 1000			/* retries of an inbox that somebody else has */
+#define STUCK_MS 5				/* a turn as long as this should not keep others waiting */
+#define STORE_MS 1000			/* cursors that moved without effects ... */
+#define STORE_MS_PER_LANE 10	/* ... the less often, the more there are ... */
+#define MAX_STORED 16			/* ... and only so many at a time */
+#define LOCKED_MS 1000			/* retries of a lane that somebody else has */
 #define MAX_RETRIES 100			/* in one turn of an inbox */
+#define PLANS_MS 10000			/* the age of plans, which small tables may outgrow */
 
 PGDLLEXPORT void evi_runner_main(Datum arg);
 
-/* lives as long as the process; the rules in a context of their own */
+/* lives as long as the process */
 static MemoryContext runner_context;
-static MemoryContext rules_context;
-static List *inboxes = NIL;		/* of EviProgress, in the order of turns */
-static uint64 rules_version = 0;	/* none has that one */
-static TimestampTz store_at = DT_NOEND;
+static List *lanes = NIL;		/* of EviProgress, in the order of turns */
+static TimestampTz plans_since = 0;
+static TimeoutId stuck_timeout;
 
 static void look(void);
-static void load_rules(Snapshot snapshot);
-static EviProgress *find_progress(List *list, int32 inbox_id);
-static void adopt(EviProgress *progress, EviInbox *inbox);
 static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now);
-static void open_window(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot);
 static EviWindow *find_window(const EviCursor *cursor, const EviSnapshot *upper);
 static bool is_ready(const EviProgress *progress, TimestampTz now);
 static bool take_turn(EviProgress *progress);
+static EviStep take_batch(EviProgress *progress, bool *was_stuck);
 static bool take_retries(EviProgress *progress);
-static void store_cursors(void);
+static void read_next_retry(EviProgress *progress);
+static bool store_cursors(void);
 static long time_to_wait(void);
 
 void
@@ -67,10 +75,10 @@ evi_runner_main(Datum arg)
 	StartTransactionCommand();
 	evi_worker_name(psprintf("evinbox runner for %s", GetUserNameFromId(owner, false)));
 	CommitTransactionCommand();
+	evi_deadline_init();
+	stuck_timeout = RegisterTimeout(USER_TIMEOUT, evi_duty_call_for_help);
 	runner_context = AllocSetContextCreate(TopMemoryContext, "evinbox runner",
 										   ALLOCSET_DEFAULT_SIZES);
-	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
-										  ALLOCSET_DEFAULT_SIZES);
 	turn_context = AllocSetContextCreate(runner_context, "evinbox turn", ALLOCSET_DEFAULT_SIZES);
 
 	for (;;)
@@ -83,11 +91,15 @@ evi_runner_main(Datum arg)
 		MemoryContextSwitchTo(turn_context);
 
 		look();
-		foreach(lc, inboxes)
+		foreach(lc, lanes)
+		{
 			more |= take_turn(lfirst(lc));
-		foreach(lc, inboxes)
+			if (evi_duty_is_to_leave())
+				proc_exit(0);
+		}
+		foreach(lc, lanes)
 			more |= take_retries(lfirst(lc));
-		store_cursors();
+		more |= store_cursors();
 		evi_worker_settle();
 		if (!more)
 			evi_worker_wait(time_to_wait(), "waiting for events");
@@ -99,8 +111,9 @@ static void
 look(void)
 {
 	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now;
 	EviSnapshot *upper;
-	uint64		version;
+	uint32		moves = evi_duty_others_moves();
 
 	pgstat_report_activity(STATE_RUNNING, "looking for events");
 	SetCurrentStatementStartTimestamp();
@@ -112,91 +125,23 @@ look(void)
 	}
 	MemoryContextSwitchTo(context);
 
+	now = GetCurrentTimestamp();
+	if (TimestampDifferenceExceeds(plans_since, now, PLANS_MS))
+	{
+		ResetPlanCache();
+		plans_since = now;
+	}
+
 	/* the rules are those that the snapshot shows: as of the events in it */
 	evi_cursor_hold();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	version = evi_inbox_version(GetActiveSnapshot());
-	if (version != rules_version)
-		load_rules(GetActiveSnapshot());
-	rules_version = version;
+	lanes = evi_lanes_load(runner_context, moves, GetActiveSnapshot());
 
 	upper = evi_snapshot_active();
-	open_windows(upper, GetActiveSnapshot(), GetCurrentTimestamp());
+	open_windows(upper, GetActiveSnapshot(), now);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-}
-
-/* What an inbox has done stays with it. */
-static void
-load_rules(Snapshot snapshot)
-{
-	MemoryContext former_rules = rules_context;
-	MemoryContext context;
-	List	   *former = inboxes;
-	List	   *rules;
-	ListCell   *lc;
-
-	rules_context = AllocSetContextCreate(runner_context, "evinbox rules",
-										  ALLOCSET_DEFAULT_SIZES);
-	context = MemoryContextSwitchTo(rules_context);
-	rules = evi_inbox_load(GetUserId(), snapshot);
-	inboxes = NIL;
-	foreach(lc, rules)
-	{
-		EviInbox   *inbox = lfirst(lc);
-		EviProgress *progress = find_progress(former, inbox->id);
-
-		if (progress)
-			former = list_delete_ptr(former, progress);
-		else
-			progress = evi_progress_create(inbox, runner_context);
-		inboxes = lappend(inboxes, progress);
-		if (progress->inbox != inbox)
-			evi_inbox_forget_plan(progress->inbox);
-		adopt(progress, inbox);
-		if (!progress->cursor.done && !evi_progress_read_cursor(progress, snapshot))
-			ereport(LOG,
-					(errmsg("inbox \"%s\" has no cursor", inbox->name),
-					 errhint("Delete it and create it again.")));
-	}
-	MemoryContextSwitchTo(context);
-
-	foreach(lc, former)
-	{
-		EviProgress *progress = lfirst(lc);
-
-		evi_inbox_forget_plan(progress->inbox);
-		evi_progress_free(progress);
-	}
-	MemoryContextDelete(former_rules);
-}
-
-static EviProgress *
-find_progress(List *list, int32 inbox_id)
-{
-	ListCell   *lc;
-
-	foreach(lc, list)
-	{
-		EviProgress *progress = lfirst(lc);
-
-		if (progress->inbox->id == inbox_id)
-			return progress;
-	}
-	return NULL;
-}
-
-/* A changed rule gets a fresh chance. */
-static void
-adopt(EviProgress *progress, EviInbox *inbox)
-{
-	inbox->keeps_plan = true;
-	progress->inbox = inbox;
-	progress->halts = evi_halt_exists(inbox->id) ? Max(progress->halts, 1) : 0;
-	progress->halted_until = 0;
-	progress->limit = 0;
-	progress->retry_at = evi_delivery_next(inbox);
 }
 
 static void
@@ -204,50 +149,35 @@ open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now)
 {
 	ListCell   *lc;
 
-	foreach(lc, inboxes)
+	foreach(lc, lanes)
 	{
 		EviProgress *progress = lfirst(lc);
+		bool		again = is_ready(progress, now) && progress->cursor.done &&
+			!evi_progress_has_events(progress);
 
-		if (is_ready(progress, now) && progress->cursor.done &&
-			!evi_progress_has_events(progress))
-			open_window(progress, upper, snapshot);
+		/* where nothing is there, the cursor moves, but need not be stored for that */
+		while (again)
+		{
+			CHECK_FOR_INTERRUPTS();
+			evi_progress_open(progress, upper, 0, find_window(&progress->cursor, upper),
+							  snapshot, runner_context);
+			again = progress->window && progress->window->count == 0 &&
+				evi_progress_pass(progress);
+		}
 	}
 }
 
-/* Inboxes that stand at the same place get the same window. */
-static void
-open_window(EviProgress *progress, const EviSnapshot *upper, Snapshot snapshot)
-{
-	EviWindow  *window = find_window(&progress->cursor, upper);
-	bool		again;
-
-	if (!window)
-		window = evi_window_open(&progress->cursor, upper, 0, snapshot, runner_context);
-	evi_progress_use_window(progress, window);
-	if (window->count > 0)
-		return;
-
-	/* nothing there: the cursor moves, but need not be stored for that */
-	again = window->reopened;
-	evi_progress_pass(progress);
-	if (again)
-		open_window(progress, upper, snapshot);
-}
-
+/* Lanes that stand at the same place get the same window. */
 static EviWindow *
 find_window(const EviCursor *cursor, const EviSnapshot *upper)
 {
 	ListCell   *lc;
 
-	if (cursor->taking || cursor->own_xid != 0)
-		return NULL;
-	foreach(lc, inboxes)
+	foreach(lc, lanes)
 	{
 		EviWindow  *window = ((EviProgress *) lfirst(lc))->window;
 
-		if (window && window->is_shareable &&
-			evi_snapshot_equal(window->lower, cursor->done) &&
-			evi_snapshot_equal(window->upper, upper))
+		if (window && evi_window_suits(window, cursor, upper))
 			return window;
 	}
 	return NULL;
@@ -256,7 +186,8 @@ find_window(const EviCursor *cursor, const EviSnapshot *upper)
 static bool
 is_ready(const EviProgress *progress, TimestampTz now)
 {
-	return progress->inbox->live && progress->inbox->enabled && progress->halted_until <= now;
+	return progress->inbox->live && progress->inbox->enabled && progress->halted_until <= now &&
+		!evi_duty_is_claimed(progress->inbox->id, progress->lane);
 }
 
 /* One batch. Returns whether there is more to do right now. */
@@ -264,8 +195,8 @@ static bool
 take_turn(EviProgress *progress)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int64		handled = 0;
 	bool		was_halted;
+	bool		was_stuck = false;
 
 	progress->locked_until = 0;
 	if (!is_ready(progress, now))
@@ -277,14 +208,10 @@ take_turn(EviProgress *progress)
 	if (!evi_progress_has_events(progress))
 		return was_halted;
 
-	pgstat_report_activity(STATE_RUNNING,
-						   psprintf("dispatching to inbox \"%s\"", progress->inbox->name));
-	switch (evi_dispatch_batch(progress, true, 0, &handled))
+	switch (take_batch(progress, &was_stuck))
 	{
 		case EVI_STEP_DONE:
-
-			/* behind a window of a former life, there may be more already */
-			return evi_progress_has_events(progress) || progress->window->reopened;
+			return was_stuck || evi_progress_has_events(progress) || progress->window->leads_on;
 		case EVI_STEP_MOVED:
 			return true;
 
@@ -295,7 +222,28 @@ take_turn(EviProgress *progress)
 		case EVI_STEP_HALTED:
 			break;
 	}
-	return false;
+	return was_stuck;
+}
+
+/* If it takes long, and there are other lanes, another runner goes on duty. */
+static EviStep
+take_batch(EviProgress *progress, bool *was_stuck)
+{
+	int64		seq = progress->cursor.seq;
+	int64		handled = 0;
+	EviStep		step;
+
+	pgstat_report_activity(STATE_RUNNING,
+						   psprintf("dispatching to inbox \"%s\"", progress->inbox->name));
+	evi_duty_claim(progress->inbox->id, progress->lane);
+	enable_timeout_after(stuck_timeout, STUCK_MS);
+	step = evi_dispatch_batch(progress, true, 0, &handled);
+	disable_timeout(stuck_timeout, false);
+	evi_duty_unclaim();
+	*was_stuck = evi_duty_was_stuck();
+	if (progress->cursor.seq != seq || step == EVI_STEP_HALTED)
+		evi_duty_note_move();
+	return step;
 }
 
 /* Those that are due. Returns whether there are more of them right now. */
@@ -308,7 +256,7 @@ take_retries(EviProgress *progress)
 	int			ndue;
 	int64		handled = 0;
 
-	if (progress->retry_at > now || !is_ready(progress, now))
+	if (progress->lane != 0 || progress->retry_at > now || !is_ready(progress, now))
 		return false;
 
 	StartTransactionCommand();
@@ -320,14 +268,36 @@ take_retries(EviProgress *progress)
 
 	for (int i = 0; i < ndue; i++)
 	{
-		EviStep		step = evi_dispatch_retry(progress, true, &due[i], &handled);
+		EviStep		step;
+		bool		was_stuck;
+
+		evi_duty_claim(progress->inbox->id, progress->lane);
+		enable_timeout_after(stuck_timeout, STUCK_MS);
+		step = evi_dispatch_retry(progress, true, &due[i], &handled);
+		disable_timeout(stuck_timeout, false);
+		evi_duty_unclaim();
+		was_stuck = evi_duty_was_stuck();
 
 		if (step == EVI_STEP_LOCKED)
 			progress->retry_at = TimestampTzPlusMilliseconds(now, LOCKED_MS);
+		if (step == EVI_STEP_HALTED)
+			evi_duty_note_move();
 		if (step == EVI_STEP_LOCKED || step == EVI_STEP_HALTED)
-			return false;
+			return was_stuck;
+
+		/* there may be new events meanwhile, and they come first */
+		if (was_stuck)
+			return true;
 		CHECK_FOR_INTERRUPTS();
 	}
+	read_next_retry(progress);
+	return progress->retry_at <= now;
+}
+
+static void
+read_next_retry(EviProgress *progress)
+{
+	MemoryContext context = CurrentMemoryContext;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -335,44 +305,44 @@ take_retries(EviProgress *progress)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	return progress->retry_at <= now;
 }
 
 /*
- * Cursors that passed events which were not for their inbox are stored once
+ * Cursors that passed events which were not for their lane are stored once
  * in a while: after a crash these events would be passed again, no more.
+ * Returns whether one turned out to be somewhere else.
  */
-static void
+static bool
 store_cursors(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
-	bool		any = false;
+	TimestampTz later = TimestampTzPlusMilliseconds(now, Max(STORE_MS,
+															 STORE_MS_PER_LANE * list_length(lanes)));
+	int			nstored = 0;
+	bool		any_moved = false;
 	ListCell   *lc;
 
-	foreach(lc, inboxes)
-		any |= ((EviProgress *) lfirst(lc))->unstored;
-	if (!any)
-	{
-		store_at = DT_NOEND;
-		return;
-	}
-	if (store_at == DT_NOEND)
-		store_at = TimestampTzPlusMilliseconds(now, STORE_MS);
-	if (store_at > now)
-		return;
-
-	StartTransactionCommand();
-	foreach(lc, inboxes)
+	foreach(lc, lanes)
 	{
 		EviProgress *progress = lfirst(lc);
 
-		if (progress->unstored)
-			(void) evi_dispatch_store(progress);
+		if (!progress->unstored)
+			progress->store_at = 0;
+		else if (progress->store_at == 0)
+			progress->store_at = later;
+		else if (progress->store_at <= now && nstored < MAX_STORED)
+		{
+			if (nstored++ == 0)
+				StartTransactionCommand();
+			any_moved |= evi_dispatch_store(progress) == EVI_STEP_MOVED;
+			progress->store_at = progress->unstored ? later : 0;
+		}
 	}
-	CommitTransactionCommand();
+	if (nstored > 0)
+		CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	store_at = DT_NOEND;
+	return any_moved;
 }
 
 /* until the next thing is due, in milliseconds; -1 if nothing is */
@@ -380,13 +350,19 @@ static long
 time_to_wait(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next = store_at;
+	TimestampTz next = DT_NOEND;
 	ListCell   *lc;
 
-	foreach(lc, inboxes)
+	/* whoever is on duty cares for what becomes due */
+	if (!evi_duty_is_mine())
+		return -1;
+
+	foreach(lc, lanes)
 	{
 		EviProgress *progress = lfirst(lc);
 
+		if (progress->store_at != 0)
+			next = Min(next, progress->store_at);
 		if (!progress->inbox->enabled || !progress->inbox->live)
 			continue;
 

@@ -130,7 +130,7 @@ want_coordinators(List *databases)
 			worker->wanted = false;
 	}
 	foreach(lc, databases)
-		fits &= evi_shmem_want(EVI_COORDINATOR, lfirst_oid(lc), InvalidOid);
+		fits &= evi_shmem_want(EVI_COORDINATOR, lfirst_oid(lc), InvalidOid, 0);
 	evi_shmem_unlock();
 
 	if (!fits)

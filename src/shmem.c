@@ -21,6 +21,8 @@
 
 #include <signal.h>
 
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
@@ -32,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "evinbox.h"
 #include "guc.h"
 #include "shmem.h"
 
@@ -52,6 +55,7 @@ typedef struct Shared
 {
 	LWLock	   *lock;
 	pg_atomic_uint32 databases_changed; /* set by anyone, cleared by the launcher */
+	pg_atomic_uint64 unclean_end;	/* when something last ended in mid-work; or 0 */
 	ConditionVariable worker_left;
 	KeptOut		kept_out[MAX_KEPT_OUT]; /* under the lock */
 	EviWorker	worker[FLEXIBLE_ARRAY_MEMBER];
@@ -62,6 +66,7 @@ static int	my_slot = -1;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
+static bool start_is_unclean(void);
 static void request_shmem(void);
 static void startup_shmem(void);
 static Size shared_size(void);
@@ -108,12 +113,19 @@ evi_shmem_slot(int slot)
 	return &shared->worker[slot];
 }
 
+/* this worker's */
+EviWorker *
+evi_shmem_my_slot(void)
+{
+	return &shared->worker[my_slot];
+}
+
 /*
  * Marks a worker as wanted, in a slot of its own; false if none is free. For
  * the only scout, any database will do.
  */
 bool
-evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner)
+evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner, int number)
 {
 	EviWorker  *vacant = NULL;
 	int			first = kind == EVI_SCOUT ? SCOUT_SLOT : FIRST_WORKER_SLOT;
@@ -131,7 +143,7 @@ evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner)
 		}
 		else if (kind == EVI_SCOUT ||
 				 (worker->kind == kind && worker->database == database &&
-				  worker->owner == owner))
+				  worker->owner == owner && worker->number == number))
 		{
 			worker->wanted = true;
 			return true;
@@ -143,6 +155,7 @@ evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner)
 	vacant->kind = kind;
 	vacant->database = database;
 	vacant->owner = owner;
+	vacant->number = number;
 	vacant->wanted = true;
 	vacant->state = EVI_WORKER_WAITING;
 	vacant->next_start_at = 0;
@@ -177,6 +190,18 @@ evi_shmem_attach(int slot)
 	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
 }
 
+/* Sets a worker's latch, if it is there. */
+void
+evi_shmem_wake_worker(EviWorker *worker)
+{
+	uint32		procno = pg_atomic_read_u32(&worker->procno);
+
+	if (procno == 0)
+		return;
+	pg_atomic_fetch_add_u32(&worker->wakeups, 1);
+	SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+}
+
 /* Sets the latches of a database's workers of a kind, or the launcher's. */
 void
 evi_shmem_wake(EviWorkerKind kind, Oid database)
@@ -184,13 +209,9 @@ evi_shmem_wake(EviWorkerKind kind, Oid database)
 	for (int i = 0; i < evi_shmem_slots(); i++)
 	{
 		EviWorker  *worker = &shared->worker[i];
-		uint32		procno = pg_atomic_read_u32(&worker->procno);
 
-		if (procno > 0 && worker->kind == kind && worker->database == database)
-		{
-			pg_atomic_fetch_add_u32(&worker->wakeups, 1);
-			SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
-		}
+		if (worker->kind == kind && worker->database == database)
+			evi_shmem_wake_worker(worker);
 	}
 }
 
@@ -202,6 +223,30 @@ uint32
 evi_shmem_wakeups(void)
 {
 	return pg_atomic_read_u32(&shared->worker[my_slot].wakeups);
+}
+
+/* does this worker sleep? */
+void
+evi_shmem_set_idle(bool is_idle)
+{
+	pg_atomic_write_u32(&shared->worker[my_slot].is_idle, is_idle);
+}
+
+/* also called by signals */
+void
+evi_shmem_note_unclean_end(void)
+{
+	pg_atomic_write_u64(&shared->unclean_end, (uint64) GetCurrentTimestamp());
+}
+
+/*
+ * When the server, or a worker, has last ended in the middle of something; 0
+ * if it never did since the last proper start.
+ */
+TimestampTz
+evi_shmem_unclean_end(void)
+{
+	return shared ? (TimestampTz) pg_atomic_read_u64(&shared->unclean_end) : 0;
 }
 
 /* A coordinator looks after the segments of this turn. */
@@ -311,6 +356,29 @@ evi_shmem_kept_out(Oid database)
 	return false;
 }
 
+/*
+ * Was the server not shut down before this start? The postmaster keeps this
+ * library, and its variables, when it starts anew after a crash of a backend.
+ */
+static bool
+start_is_unclean(void)
+{
+	static bool started_before = false;
+	ControlFileData *control;
+	bool		crc_ok;
+	bool		result = started_before;
+
+	if (!started_before)
+	{
+		control = get_controlfile(DataDir, &crc_ok);
+		result = !crc_ok || (control->state != DB_SHUTDOWNED &&
+							 control->state != DB_SHUTDOWNED_IN_RECOVERY);
+		pfree(control);
+	}
+	started_before = true;
+	return result;
+}
+
 static void
 request_shmem(void)
 {
@@ -335,12 +403,22 @@ startup_shmem(void)
 		memset(shared, 0, shared_size());
 		shared->lock = &(GetNamedLWLockTranche("evinbox"))->lock;
 		pg_atomic_init_u32(&shared->databases_changed, 1);
+		pg_atomic_init_u64(&shared->unclean_end,
+						   start_is_unclean() ? (uint64) GetCurrentTimestamp() : 0);
 		ConditionVariableInit(&shared->worker_left);
 		for (int i = 0; i < evi_shmem_slots(); i++)
 		{
-			pg_atomic_init_u32(&shared->worker[i].procno, 0);
-			pg_atomic_init_u32(&shared->worker[i].wakeups, 0);
-			pg_atomic_init_u32(&shared->worker[i].turn, 0);
+			EviWorker  *worker = &shared->worker[i];
+
+			pg_atomic_init_u32(&worker->procno, 0);
+			pg_atomic_init_u32(&worker->wakeups, 0);
+			pg_atomic_init_u32(&worker->turn, 0);
+			pg_atomic_init_u32(&worker->is_idle, 0);
+			pg_atomic_init_u32(&worker->is_stuck, 0);
+			pg_atomic_init_u64(&worker->claim, 0);
+			pg_atomic_init_u32(&worker->moves, 0);
+			pg_atomic_init_u32(&worker->is_to_leave, 0);
+			pg_atomic_init_u32(&worker->watches, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -358,11 +436,19 @@ static void
 detach_worker(int code, Datum arg)
 {
 	EviWorker  *worker = &shared->worker[my_slot];
+	bool		gave_way;
 
 	evi_shmem_lock(true);
 	pg_atomic_write_u32(&worker->procno, 0);
 	worker->pid = 0;
 	worker->state = EVI_WORKER_WAITING;
+	pg_atomic_write_u32(&worker->is_idle, 0);
+	pg_atomic_write_u32(&worker->is_stuck, 0);
+	pg_atomic_write_u64(&worker->claim, 0);
+	pg_atomic_write_u32(&worker->watches, 0);
+	gave_way = pg_atomic_exchange_u32(&worker->is_to_leave, 0) != 0;
+	if (gave_way)
+		worker->wanted = false;
 
 	/* a scout that failed has to go again */
 	if (worker->kind == EVI_SCOUT && code != 0)
@@ -371,6 +457,8 @@ detach_worker(int code, Datum arg)
 
 	ConditionVariableBroadcast(&shared->worker_left);
 	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+	if (gave_way)
+		evi_shmem_wake(EVI_COORDINATOR, worker->database);
 }
 
 static void

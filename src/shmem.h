@@ -37,6 +37,7 @@ typedef struct EviWorker
 	EviWorkerKind kind;			/* whoever takes the slot */
 	Oid			database;		/* likewise */
 	Oid			owner;			/* likewise; a runner's role, else invalid */
+	int			number;			/* likewise; which of the owner's runners it is */
 	bool		wanted;			/* launcher and coordinator */
 	EviWorkerState state;		/* launcher; the worker itself, coming and going */
 	int			pid;			/* the worker; 0 while it is not there */
@@ -47,6 +48,12 @@ typedef struct EviWorker
 	pg_atomic_uint32 procno;	/* the worker: index of its PGPROC plus one, or 0 */
 	pg_atomic_uint32 wakeups;	/* wakers: how many there were */
 	pg_atomic_uint32 turn;		/* the coordinator: which segments it has looked after */
+	pg_atomic_uint32 is_idle;	/* the worker: it sleeps */
+	pg_atomic_uint32 is_stuck;	/* a runner: its turn takes long */
+	pg_atomic_uint64 claim;		/* a runner: the lane that it is at, or 0 */
+	pg_atomic_uint32 moves;		/* a runner: how often it has changed what others know */
+	pg_atomic_uint32 is_to_leave;	/* the coordinator: somebody else needs the place */
+	pg_atomic_uint32 watches;	/* the coordinator: there are owners without a runner */
 } EviWorker;
 
 extern void evi_shmem_init(void);
@@ -56,11 +63,18 @@ extern void evi_shmem_lock(bool exclusive);
 extern void evi_shmem_unlock(void);
 extern int	evi_shmem_slots(void);
 extern EviWorker *evi_shmem_slot(int slot);
-extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner);
+extern EviWorker *evi_shmem_my_slot(void);
+extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner, int number);
 extern void evi_shmem_attach(int slot);
 
 extern void evi_shmem_wake(EviWorkerKind kind, Oid database);
+extern void evi_shmem_wake_worker(EviWorker *worker);
 extern uint32 evi_shmem_wakeups(void);
+extern void evi_shmem_set_idle(bool is_idle);
+
+extern void evi_shmem_note_unclean_end(void);
+extern TimestampTz evi_shmem_unclean_end(void);
+
 extern void evi_shmem_note_look(uint64 turn);
 extern bool evi_shmem_needs_look(Oid database, uint64 turn);
 extern void evi_shmem_tell_databases_changed(void);

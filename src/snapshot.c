@@ -108,6 +108,18 @@ evi_snapshot_sees(const EviSnapshot *snapshot, uint64 xid)
 	return true;
 }
 
+/* Does the later one see all that the earlier one does, and more? */
+bool
+evi_snapshot_is_ahead(const EviSnapshot *later, const EviSnapshot *earlier)
+{
+	if (later->xmax < earlier->xmax)
+		return false;
+	for (int i = 0; i < later->nxip; i++)
+		if (evi_snapshot_sees(earlier, later->xip[i]))
+			return false;
+	return !evi_snapshot_equal(later, earlier);
+}
+
 bool
 evi_snapshot_equal(const EviSnapshot *a, const EviSnapshot *b)
 {

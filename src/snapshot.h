@@ -23,6 +23,7 @@ extern EviSnapshot *evi_snapshot_active(void);
 extern EviSnapshot *evi_snapshot_with(const EviSnapshot *base, uint64 xid);
 extern EviSnapshot *evi_snapshot_without(const EviSnapshot *base, uint64 xid);
 extern bool evi_snapshot_sees(const EviSnapshot *snapshot, uint64 xid);
+extern bool evi_snapshot_is_ahead(const EviSnapshot *later, const EviSnapshot *earlier);
 extern bool evi_snapshot_equal(const EviSnapshot *a, const EviSnapshot *b);
 extern EviSnapshot *evi_snapshot_copy(const EviSnapshot *snapshot);
 extern Datum evi_snapshot_to_datum(const EviSnapshot *snapshot);

@@ -13,12 +13,20 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "utils/timeout.h"
+#include "storage/proc.h"
 
+#include "compat.h"
 #include "event.h"
 #include "unit.h"
 
+/* a session's snapshots tell so many subtransactions of its own; beyond, all get slow */
+#define MAX_OPENED 60
+
 static bool is_open = false;
+
+/* the caller's transaction, and how many subtransactions we have opened in it */
+static LocalTransactionId counted_lxid = InvalidLocalTransactionId;
+static int	opened = 0;
 
 void
 evi_unit_begin(EviUnit *unit, bool in_worker)
@@ -34,6 +42,8 @@ evi_unit_begin(EviUnit *unit, bool in_worker)
 	}
 	else
 	{
+		opened = evi_unit_opened() + 1;
+		counted_lxid = EVI_MY_LXID;
 		BeginInternalSubTransaction(NULL);
 		MemoryContextSwitchTo(unit->context);
 	}
@@ -64,14 +74,9 @@ evi_unit_undo(EviUnit *unit)
 	error = CopyErrorData();
 	FlushErrorState();
 
-	evi_event_set_cause(0, 0);
+	evi_event_set_cause(0, EVI_NO_CAUSE);
 	if (unit->in_worker)
-	{
-		/* a cancel that came too late to matter must not hit what comes next */
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		QueryCancelPending = false;
 		AbortCurrentTransaction();
-	}
 	else
 	{
 		RollbackAndReleaseCurrentSubTransaction();
@@ -106,4 +111,18 @@ bool
 evi_unit_is_open(void)
 {
 	return is_open;
+}
+
+/* how many subtransactions the units of this transaction were */
+int
+evi_unit_opened(void)
+{
+	return counted_lxid == EVI_MY_LXID ? opened : 0;
+}
+
+/* Are there as many as there should be? */
+bool
+evi_unit_exhausted(void)
+{
+	return evi_unit_opened() >= MAX_OPENED;
 }

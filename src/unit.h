@@ -24,5 +24,7 @@ extern void evi_unit_commit(EviUnit *unit);
 extern ErrorData *evi_unit_undo(EviUnit *unit);
 extern void evi_unit_run(bool in_worker, void (*work) (void *arg), void *arg);
 extern bool evi_unit_is_open(void);
+extern int	evi_unit_opened(void);
+extern bool evi_unit_exhausted(void);
 
 #endif							/* EVI_UNIT_H */

@@ -15,6 +15,7 @@
 #include "utils/resowner.h"
 
 #include "compat.h"
+#include "duty.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -88,7 +89,7 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 		return;
 
 	if ((is_commit && wake_runners) || wake_runners_at_any_end)
-		evi_shmem_wake(EVI_RUNNER, MyDatabaseId);
+		evi_duty_wake(MyDatabaseId);
 	if (is_commit && wake_coordinator)
 		evi_shmem_wake(EVI_COORDINATOR, MyDatabaseId);
 	if (is_commit && wake_launcher)

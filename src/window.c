@@ -10,21 +10,29 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "evinbox.h"
 #include "outbox.h"
+#include "reading.h"
 #include "window.h"
 
-static int	read_window(const EviCursor *cursor, const EviSnapshot *upper, Snapshot snapshot,
-						int most, int64 **ids);
-static int	drop_until(int64 *ids, int count, int64 position);
+/* a window has about so many events at the most; a batch, as many as its rule says */
+#define STEP_IDS 8192
+
+static EviWindow *create_window(MemoryContext parent);
+static EviReading start_reading(const EviCursor *cursor, const EviSnapshot *upper);
+static int	leave_unfinished(const EviCursor *cursor, const EviSnapshot *upper, Snapshot snapshot,
+							 int64 *ids, int count);
 
 /*
  * Opens the window between a cursor and an upper snapshot, which is the one
- * that "snapshot" is, or sees less. A cursor that stands inside a former
- * window gets that one again first.
+ * that "snapshot" is, or sees less; or the first step on that way, if it is a
+ * long one. A cursor that stands inside a former window gets that one again.
  *
  * own_xid is the id of the caller's transaction, or 0. Its events are in the
  * window, although it is not finished; so it is not settled at the window's
@@ -34,83 +42,175 @@ EviWindow *
 evi_window_open(const EviCursor *cursor, const EviSnapshot *upper, uint64 own_xid,
 				Snapshot snapshot, MemoryContext parent)
 {
-	MemoryContext context = AllocSetContextCreate(parent, "evinbox window",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext former = MemoryContextSwitchTo(context);
-	EviWindow  *window = palloc0(sizeof(EviWindow));
+	EviWindow  *window = create_window(parent);
+	MemoryContext former = MemoryContextSwitchTo(window->context);
+	EviReading	reading;
 
-	window->context = context;
-	window->batch_context = AllocSetContextCreate(context, "evinbox batch",
-												  ALLOCSET_DEFAULT_SIZES);
 	window->reopened = cursor->taking != NULL;
-	window->lower = evi_snapshot_copy(cursor->done);
-	window->upper = evi_snapshot_copy(window->reopened ? cursor->taking : upper);
-	if (own_xid != 0 && !window->reopened)
-		window->upper = evi_snapshot_with(upper, own_xid);
+	window->position = window->reopened ? cursor->position : 0;
+	window->is_shareable = own_xid == 0 && cursor->own_xid == 0;
+	window->asked = own_xid != 0 ? evi_snapshot_with(upper, own_xid) : evi_snapshot_copy(upper);
+	if (window->reopened)
+		window->asked = evi_snapshot_copy(cursor->taking);
 
+	/* what is not there any more is left out when it is fetched; but not our own latest */
+	reading = start_reading(cursor, window->asked);
+	reading.by_index = own_xid == 0;
+	evi_reading_run(&reading, snapshot);
+
+	window->lower = evi_snapshot_copy(cursor->done);
+	window->upper = evi_snapshot_copy(reading.upper);
 	window->settled = window->upper;
 	if (own_xid != 0 && evi_snapshot_sees(window->upper, own_xid))
 	{
 		window->own_xid = own_xid;
+		window->own_last = evi_outbox_last_of(own_xid, snapshot);
 		window->settled = evi_snapshot_without(window->upper, own_xid);
 	}
-
-	if (window->own_xid != 0)
-	{
-		int64	   *own;
-		int			nown = evi_outbox_read(window->settled, window->upper, 0, 0, snapshot, 0, &own);
-
-		window->own_last = nown > 0 ? own[nown - 1] : 0;
-	}
-
-	window->is_shareable = !window->reopened && cursor->own_xid == 0;
-	window->count = read_window(cursor, window->upper, snapshot, 0, &window->id);
+	window->id = reading.id;
+	window->count = reading.count;
+	window->is_whole = !reading.is_cut;
+	window->leads_on = window->reopened || reading.is_cut || reading.upper != window->asked;
 	MemoryContextSwitchTo(former);
 	return window;
 }
 
-/* The ids of up to "most" events that wait behind a cursor; returns their number. */
+/* Opens a window of the first events that are left of a range. */
+EviWindow *
+evi_window_open_backlog(int32 inbox_id, int lane, const EviCursor *cursor,
+						const EviRange *range, const EviSnapshot *upper, uint64 own_xid,
+						Snapshot snapshot, MemoryContext parent)
+{
+	EviWindow  *window = create_window(parent);
+	MemoryContext former = MemoryContextSwitchTo(window->context);
+	int64		from = range->first_id;
+
+	if (range->seq == cursor->backlog_seq)
+		from = Max(from, cursor->backlog_position + 1);
+
+	window->from_backlog = true;
+	window->leads_on = true;
+	window->range = *range;
+	window->count = evi_fetch_ids(from, range->last_id, STEP_IDS, snapshot, &window->id);
+	window->is_whole = window->count < STEP_IDS;
+	if (window->count > 0)
+		window->position = window->id[window->count - 1];
+
+	if (!range->is_exact)
+	{
+		if (own_xid != 0)
+			upper = evi_snapshot_with(upper, own_xid);
+		window->count = leave_unfinished(cursor, upper, snapshot, window->id, window->count);
+		window->count = evi_backlog_leave_later(inbox_id, lane, range, snapshot,
+												window->id, window->count);
+	}
+	MemoryContextSwitchTo(former);
+	return window;
+}
+
+/* Would this cursor get a window like this one? */
+bool
+evi_window_suits(const EviWindow *window, const EviCursor *cursor, const EviSnapshot *upper)
+{
+	if (!window->is_shareable || cursor->own_xid != 0 ||
+		window->reopened != (cursor->taking != NULL) ||
+		(window->reopened && window->position != cursor->position))
+		return false;
+	return evi_snapshot_equal(window->lower, cursor->done) &&
+		evi_snapshot_equal(window->asked, cursor->taking ? cursor->taking : upper);
+}
+
+/* How many events, up to a limit, wait in the outbox behind a cursor, and one of the oldest. */
 int
-evi_window_peek(const EviCursor *cursor, Snapshot snapshot, int most, int64 **ids)
+evi_window_peek(const EviCursor *cursor, Snapshot snapshot, int most, int64 *oldest)
 {
 	EviSnapshot *upper = evi_snapshot_active();
+	EviReading	reading = start_reading(cursor, cursor->taking ? cursor->taking : upper);
 	EviCursor	behind = *cursor;
-	int64	   *later;
-	int			nlater;
 	int			count;
 
-	if (!cursor->taking)
-		return read_window(cursor, upper, snapshot, most, ids);
+	reading.may_step = false;
+	reading.step = reading.stop = most;
+	evi_reading_run(&reading, snapshot);
+	count = reading.count;
+	if (count > 0)
+		*oldest = reading.id[0];
+	if (!cursor->taking || count >= most)
+		return Min(count, most);
 
-	/* the rest of the window that it stands in, and what is behind that */
-	count = read_window(cursor, cursor->taking, snapshot, 0, ids);
+	/* and what is behind the window that it stands in */
 	behind.done = cursor->taking;
 	behind.taking = NULL;
-	nlater = read_window(&behind, upper, snapshot, most, &later);
+	reading = start_reading(&behind, upper);
+	reading.may_step = false;
+	reading.step = reading.stop = most;
+	evi_reading_run(&reading, snapshot);
+	if (count == 0 && reading.count > 0)
+		*oldest = reading.id[0];
+	return Min(count + reading.count, most);
+}
+
+/* the place of an event that is in the window */
+int
+evi_window_index_of(const EviWindow *window, int64 id)
+{
+	int64	   *found = bsearch(&id, window->id, window->count, sizeof(int64), evi_compare_ids);
+
+	return (int) (found - window->id);
+}
+
+static EviWindow *
+create_window(MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "evinbox window",
+												  ALLOCSET_SMALL_SIZES);
+	EviWindow  *window = MemoryContextAllocZero(context, sizeof(EviWindow));
+
+	window->context = context;
+	window->batch_context = AllocSetContextCreate(context, "evinbox batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	return window;
+}
+
+static EviReading
+start_reading(const EviCursor *cursor, const EviSnapshot *upper)
+{
+	return (EviReading)
+	{
+		.lower = cursor->done,
+		.upper = upper,
+		.may_step = !cursor->taking,
+		.skip_xid = cursor->own_xid,
+		.skip_until = cursor->own_position,
+		.after = cursor->taking ? cursor->position : PG_INT64_MIN,
+		.step = STEP_IDS,
+	};
+}
+
+/*
+ * Leaves out of sorted ids of the past what was not finished at the cursor: it
+ * comes by the outbox. Returns how many are left.
+ */
+static int
+leave_unfinished(const EviCursor *cursor, const EviSnapshot *upper, Snapshot snapshot,
+				 int64 *ids, int count)
+{
+	EviReading	reading = start_reading(cursor, upper);
+	int			left = 0;
+
 	if (count == 0)
-		*ids = later;
-	return count + nlater;
-}
-
-static int
-read_window(const EviCursor *cursor, const EviSnapshot *upper, Snapshot snapshot,
-			int most, int64 **ids)
-{
-	int			count = evi_outbox_read(cursor->done, upper, cursor->own_xid, cursor->own_position,
-										snapshot, most, ids);
-
-	return cursor->taking ? drop_until(*ids, count, cursor->position) : count;
-}
-
-/* removes the ids up to a position from the front; returns how many are left */
-static int
-drop_until(int64 *ids, int count, int64 position)
-{
-	int			first = 0;
-
-	while (first < count && ids[first] <= position)
-		first++;
-	if (first > 0)
-		memmove(ids, ids + first, sizeof(int64) * (count - first));
-	return count - first;
+		return 0;
+	reading.may_step = false;
+	reading.step = INT_MAX;
+	reading.after = ids[0] - 1;
+	reading.until = ids[count - 1];
+	evi_reading_run(&reading, snapshot);
+	for (int i = 0, k = 0; i < count; i++)
+	{
+		while (k < reading.count && reading.id[k] < ids[i])
+			k++;
+		if (k == reading.count || reading.id[k] != ids[i])
+			ids[left++] = ids[i];
+	}
+	return left;
 }

@@ -8,21 +8,35 @@
 #ifndef EVI_WINDOW_H
 #define EVI_WINDOW_H
 
+#include "backlog.h"
 #include "cursor.h"
-#include "event.h"
+#include "fetch.h"
 
-/* events that are visible in one snapshot and were not in another */
+/*
+ * Events that are visible in one snapshot and were not in another; or those of
+ * a range of a lane's backlog.
+ */
 typedef struct EviWindow
 {
 	MemoryContext context;		/* holds all of it */
-	int			users;			/* inboxes that have it */
-	bool		is_shareable;	/* the same for any cursor that stands at lower */
+	int			users;			/* lanes that have it */
 	EviSnapshot *lower;
 	EviSnapshot *upper;
 	EviSnapshot *settled;		/* what is done at its end */
 	uint64		own_xid;		/* a transaction in upper, but not settled; or 0 */
 	int64		own_last;		/* the last of its events so far; or 0 */
-	bool		reopened;		/* it is one in which the cursor stood already */
+	bool		is_whole;		/* else there are more, with higher ids */
+	bool		leads_on;		/* may there be another one behind it right now? */
+
+	/* where it was opened; any lane there may have it, if it is shareable */
+	bool		is_shareable;
+	EviSnapshot *asked;			/* the upper end that was wanted */
+	bool		reopened;		/* the cursor stood in it already, at ... */
+	int64		position;
+
+	bool		from_backlog;
+	EviRange	range;
+
 	int			count;
 	int64	   *id;				/* sorted */
 	MemoryContext batch_context;
@@ -34,6 +48,13 @@ typedef struct EviWindow
 
 extern EviWindow *evi_window_open(const EviCursor *cursor, const EviSnapshot *upper,
 								  uint64 own_xid, Snapshot snapshot, MemoryContext parent);
-extern int	evi_window_peek(const EviCursor *cursor, Snapshot snapshot, int most, int64 **ids);
+extern EviWindow *evi_window_open_backlog(int32 inbox_id, int lane, const EviCursor *cursor,
+										  const EviRange *range, const EviSnapshot *upper,
+										  uint64 own_xid, Snapshot snapshot,
+										  MemoryContext parent);
+extern bool evi_window_suits(const EviWindow *window, const EviCursor *cursor,
+							 const EviSnapshot *upper);
+extern int	evi_window_index_of(const EviWindow *window, int64 id);
+extern int	evi_window_peek(const EviCursor *cursor, Snapshot snapshot, int most, int64 *oldest);
 
 #endif							/* EVI_WINDOW_H */

@@ -81,6 +81,7 @@ evi_worker_wait(long timeout_ms, const char *what)
 		wait_event = WaitEventExtensionNew("EvinboxMain");
 
 	pgstat_report_activity(STATE_IDLE, what);
+	evi_shmem_set_idle(true);
 	while (!is_over && evi_shmem_wakeups() == seen_wakeups && !ConfigReloadPending)
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -105,6 +106,7 @@ evi_worker_wait(long timeout_ms, const char *what)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+	evi_shmem_set_idle(false);
 	seen_wakeups = evi_shmem_wakeups();
 
 	if (ConfigReloadPending)

@@ -112,6 +112,8 @@ sub wait_for
 	return ok($node->poll_query_until($db, $sql), $name);
 }
 
+# Of several runners, one counts.
+#
 # usage: wait_for_workers($node, 'coordinator@db runner@db', $name)
 sub wait_for_workers
 {
@@ -120,7 +122,7 @@ sub wait_for_workers
 
 	return wait_for(
 		$node, 'postgres',
-		"SELECT coalesce(string_agg(w, ' ' ORDER BY w), '') = '$expected' FROM"
+		"SELECT coalesce(string_agg(DISTINCT w, ' ' ORDER BY w), '') = '$expected' FROM"
 		  . " (SELECT substr(backend_type, 9) || '\@' || datname AS w"
 		  . "  FROM pg_stat_activity WHERE backend_type LIKE 'evinbox %'"
 		  . "  AND backend_type NOT LIKE '%launcher' AND backend_type NOT LIKE '%scout') s",

@@ -1,6 +1,6 @@
 -- Every public object says what it is.
 BEGIN;
-SELECT plan(5);
+SELECT plan(6);
 
 SELECT is_empty(
 	$$SELECT nspname FROM pg_namespace
@@ -15,6 +15,10 @@ SELECT is_empty(
 		WHERE relnamespace = 'evinbox'::regnamespace AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
 			AND col_description(attrelid, attnum) IS NULL$$,
 	'columns of tables');
+SELECT is_empty(
+	$$SELECT attname FROM pg_attribute WHERE attrelid = 'evinbox.inbox_status'::regclass AND attnum > 0
+		AND attname NOT IN ('name', 'owner', 'last_error_at') AND col_description(attrelid, attnum) IS NULL$$,
+	'columns of inbox_status');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
 		AND obj_description(oid, 'pg_proc') IS NULL$$,

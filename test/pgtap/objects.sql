@@ -76,7 +76,10 @@ SELECT results_eq(
 		('timeout', 'interval', true, $q$'00:00:30'::interval$q$),
 		('batch_size', 'integer', true, '1000'),
 		('id', 'integer', true, 'always as identity'),
-		('search_path', 'text', true, $q$''::text$q$)$$,
+		('search_path', 'text', true, $q$''::text$q$),
+		('shards', 'integer', true, '1'),
+		('replayable', 'boolean', true, 'false'),
+		('start_at', 'text', false, NULL)$$,
 	'columns of inbox');
 SELECT results_eq(
 	$$SELECT * FROM pg_temp.columns_of('evinbox.delivery')$$,
@@ -95,7 +98,8 @@ SELECT results_eq(
 	$$SELECT name, type FROM pg_temp.columns_of('evinbox.inbox_status')$$,
 	$$VALUES ('name'::name, 'text'), ('owner', 'name'), ('state', 'text'), ('lag_events', 'bigint'),
 		('lag', 'interval'), ('last_dispatch', 'timestamp with time zone'), ('retrying', 'bigint'),
-		('dead', 'bigint'), ('last_error', 'text'), ('last_error_at', 'timestamp with time zone')$$,
+		('dead', 'bigint'), ('last_error', 'text'), ('last_error_at', 'timestamp with time zone'),
+		('next_look_at', 'timestamp with time zone'), ('backlog', 'bigint'), ('replay_left', 'bigint')$$,
 	'columns of inbox_status');
 SELECT results_eq(
 	$$SELECT name, type FROM pg_temp.columns_of('evinbox.dead_letter')$$,
@@ -136,11 +140,19 @@ SELECT results_eq(
 	$$SELECT proname::text COLLATE "default", pg_get_function_arguments(oid), pg_get_function_result(oid)
 		FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace ORDER BY 1, 2$$,
 	$$VALUES
+		('discard', 'inbox text, event_id bigint', 'void'),
+		('give_up', 'reason text', 'void'),
+		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id text, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id uuid, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
+		('replay', 'inbox text, from_id bigint, to_id bigint', 'void'),
+		('resume', 'inbox text', 'void'),
+		('retry', 'inbox text DEFAULT NULL::text, event_id bigint DEFAULT NULL::bigint', 'bigint'),
+		('retry_in', 'delay interval', 'void'),
 		('run', 'inbox text DEFAULT NULL::text, max_events integer DEFAULT NULL::integer', 'bigint'),
 		('schedule', 'inbox text, schedule text', 'bigint'),
+		('skip', 'reason text', 'void'),
 		('unschedule', 'inbox text', 'void')$$,
 	'public functions');
 SELECT is_empty(
@@ -149,7 +161,7 @@ SELECT is_empty(
 	'public functions are volatile, parallel unsafe, and in C');
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
-	ARRAY['schedule', 'unschedule'], 'strict functions');
+	ARRAY['schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay'], 'strict functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc
 		WHERE pronamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND prosecdef$$,

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(52);
+SELECT plan(74);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -55,6 +55,11 @@ SELECT throws_ok($$SELECT evinbox.record_event('T', '00000000-0000-0000-0000-000
 SELECT throws_ok($$SELECT evinbox.run()$$, '42501', NULL, 'nor run');
 SELECT throws_ok($$SELECT evinbox.schedule('privileges', '* * * * *')$$, '42501', NULL, 'nor schedule');
 SELECT throws_ok($$SELECT evinbox.unschedule('privileges')$$, '42501', NULL, 'nor unschedule');
+SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', NULL, 'nor ' || call)
+	FROM unnest('{pause(''privileges''),resume(''privileges''),retry(),"discard(''privileges'', 1)","replay(''privileges'', 1, 2)",
+		"retry_in(''1 s'')",skip(''no''),give_up(''no'')}'::text[]) call;
+SELECT throws_ok(format('SELECT * FROM evinbox_internal.%I', relation), '42501', NULL, 'nor read internal ' || relation)
+	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt}'::text[]) relation;
 SELECT throws_ok(format('SELECT * FROM evinbox.%I', relation), '42501', NULL, 'nor read ' || relation)
 	FROM unnest('{event,action,inbox,delivery,inbox_status,dead_letter,worker_status}'::text[]) relation;
 RESET ROLE;
@@ -111,6 +116,25 @@ SELECT is(name COLLATE "default", 'privileges', 'a monitor sees inboxes') FROM e
 SELECT ok(count(*) > 0, 'and workers') FROM evinbox.worker_status;
 SELECT throws_ok($$SELECT * FROM evinbox.event$$, '42501', NULL, 'but no events');
 SELECT throws_ok($$SELECT * FROM evinbox.inbox$$, '42501', NULL, 'nor rules');
+RESET ROLE;
+
+-- an owner that may operate his inboxes needs nothing behind the functions
+CREATE ROLE evinbox_test_operator;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_operator;
+GRANT EXECUTE ON FUNCTION evinbox.pause, evinbox.resume, evinbox.retry, evinbox.discard, evinbox.replay TO evinbox_test_operator;
+UPDATE evinbox.inbox SET owner = 'evinbox_test_operator', replayable = true;
+INSERT INTO evinbox.delivery (inbox, event_id, state, attempts, created_at, updated_at)
+	SELECT 'privileges', 1, 'dead', 1, now(), now();
+SET LOCAL ROLE evinbox_test_operator;
+SELECT lives_ok($$SELECT evinbox.pause('privileges')$$, 'an operator pauses');
+SELECT lives_ok($$SELECT evinbox.resume('privileges')$$, 'and resumes');
+SELECT is(evinbox.retry(), 1::bigint, 'and has dead letters tried again');
+SELECT lives_ok($$SELECT evinbox.discard('privileges', 1)$$, 'and discards them');
+SELECT lives_ok($$SELECT evinbox.replay('privileges', 1, 1)$$, 'and replays');
+SELECT throws_ok($$SELECT * FROM evinbox.delivery$$, '42501', NULL, 'but does not read deliveries');
+SELECT throws_ok($$UPDATE evinbox.inbox SET enabled = false$$, '42501', NULL, 'nor writes rules');
+SELECT throws_ok($$SELECT evinbox.run('privileges')$$, '42501', NULL, 'nor runs them');
+SELECT is(current_user, 'evinbox_test_operator', 'and is still who it was');
 RESET ROLE;
 
 SELECT * FROM finish();

@@ -1,6 +1,6 @@
 -- Programs go by SQLSTATEs: those of all refusals.
 BEGIN;
-SELECT plan(62);
+SELECT plan(95);
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -56,7 +56,15 @@ SELECT throws_ok(pg_temp.insert_rule('handler', 'a_set'), '42809', NULL, 'a hand
 SELECT throws_ok(pg_temp.insert_rule('handler', ''), '42602', NULL, 'an empty handler');
 SELECT throws_ok(pg_temp.insert_rule('priority', '1'), '22023', NULL, 'neither handler nor statement');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'statement', 'SELECT 1'), '22023', NULL, 'both');
-SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT 1'), '0A000', NULL, 'a statement');
+SELECT throws_ok(pg_temp.insert_rule('statement', ''), '42601', NULL, 'an empty statement');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELEC'), '42601', NULL, 'a statement that does not parse');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT 1; SELECT 2'), '42601', NULL, 'two statements in one');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'DROP TABLE events'), '0A000', NULL, 'a command that is no query');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT * INTO t FROM events'), '0A000', NULL, 'a query that makes a table');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT $1 FROM events'), '42P02', NULL, 'a statement with a parameter');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'TABLE missing'), '42P01', NULL, 'a statement on no table');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT missing FROM events'), '42703', NULL, 'a statement on no column');
+SELECT throws_ok(pg_temp.insert_rule('statement', 'SELECT missing(id) FROM events'), '42883', NULL, 'a statement of no function');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'e.id ='), '42601', NULL, 'a condition that does not parse');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'true; DROP TABLE t'), '42601', NULL, 'two statements');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'condition', 'true, true'), '42601', NULL, 'two expressions');
@@ -68,6 +76,9 @@ SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'batch_size', '0'), '2202
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'max_attempts', '0'), '22023', NULL, 'max_attempts');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'backoff', '-1 s'), '22023', NULL, 'backoff');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'timeout', '-1 s'), '22023', NULL, 'timeout');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'shards', '0'), '22023', NULL, 'too few shards');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'shards', '65'), '22023', NULL, 'too many shards');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'start_at', 'never'), '22007', NULL, 'a start at no time');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'actions', '{}'), '22023', NULL, 'an empty list');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'config', NULL), '23502', NULL, 'a null');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one', 'owner', 'evinbox_test_nobody'), '42704', NULL, 'an owner that does not exist');
@@ -77,13 +88,15 @@ CREATE ROLE evinbox_test_owner NOLOGIN;
 CREATE ROLE evinbox_test_writer NOLOGIN;
 GRANT USAGE ON SCHEMA evinbox TO evinbox_test_writer;
 GRANT SELECT, INSERT ON evinbox.inbox TO evinbox_test_writer;
-GRANT EXECUTE ON FUNCTION evinbox.run, evinbox.schedule TO evinbox_test_writer;
+GRANT EXECUTE ON FUNCTION evinbox.run, evinbox.schedule, evinbox.pause, evinbox.resume, evinbox.retry, evinbox.discard,
+	evinbox.replay TO evinbox_test_writer;
 SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, owner) VALUES ('i', 'one', 'evinbox_test_owner')$$, '55000', NULL,
 	'an owner that cannot log in');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'guarded', 'owner', 'evinbox_test_owner'), '42501', NULL,
 	'a handler that is not the owner''s to execute');
 INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'one', 'scheduled');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one'), '23505', NULL, 'a name that is taken');
+SELECT throws_ok($$UPDATE evinbox.inbox SET start_at = 'beginning'$$, '55000', 'start_at cannot be changed');
 
 -- dispatching
 SELECT throws_ok($$SELECT evinbox.run('missing')$$, '42704', 'inbox "missing" does not exist');
@@ -91,11 +104,33 @@ SELECT throws_ok($$SELECT evinbox.run('i', 0)$$, '22023', 'max_events must be po
 SELECT throws_ok($$SELECT evinbox.schedule('missing', '* * * * *')$$, '42704', 'inbox "missing" does not exist');
 SELECT throws_ok($$SELECT evinbox.schedule('i', '* * * * *')$$, '55000', 'pg_cron is not installed in this database');
 SELECT throws_ok($$SELECT evinbox.unschedule('i')$$, '55000', 'pg_cron is not installed in this database');
+
+-- operating
+SELECT throws_ok(format('SELECT evinbox.%s', call), '42704', 'inbox "missing" does not exist')
+	FROM unnest('{pause(''missing''),resume(''missing''),retry(''missing''),"discard(''missing'', 1)","replay(''missing'', 1, 2)"}'::text[]) call;
+SELECT throws_ok($$SELECT evinbox.discard('i', 1)$$, '42704', 'event 1 has not failed in inbox "i"');
+SELECT throws_ok($$SELECT evinbox.replay('i', 1, 2)$$, '55000', 'inbox "i" is not replayable');
+UPDATE evinbox.inbox SET replayable = true;
+SELECT throws_ok($$SELECT evinbox.replay('i', 2, 1)$$, '22023', 'from_id must not be greater than to_id');
+
+-- verdicts are errors of their own
+SELECT throws_ok($$SELECT evinbox.retry_in('1 minute')$$, 'VE001');
+SELECT throws_ok($$SELECT evinbox.retry_in(NULL)$$, '22004', 'delay must not be null');
+SELECT throws_ok($$SELECT evinbox.retry_in('-1 second')$$, '22023', 'delay must be between 0 and 1 year');
+SELECT throws_ok($$SELECT evinbox.retry_in('2 years')$$, '22023', 'delay must be between 0 and 1 year');
+SELECT throws_ok($$SELECT evinbox.skip('not ours')$$, 'VE002', 'not ours');
+SELECT throws_ok($$SELECT evinbox.skip(NULL)$$, 'VE002');
+SELECT throws_ok($$SELECT evinbox.give_up('too late')$$, 'VE003', 'too late');
+SELECT throws_ok($$SELECT evinbox.give_up(NULL)$$, 'VE003');
+
+-- others' inboxes
 SET LOCAL ROLE evinbox_test_writer;
 SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('j', 'one', 'scheduled', 'evinbox_test_owner')$$,
 	'42501', 'must be member of role "evinbox_test_owner" to write a rule for it');
 SELECT throws_ok($$SELECT evinbox.run('i')$$, '42501', 'inbox "i" belongs to another role');
 SELECT throws_ok($$SELECT evinbox.schedule('i', '* * * * *')$$, '42501', 'inbox "i" belongs to another role');
+SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', 'must be member of the owner of inbox "i"')
+	FROM unnest('{pause(''i''),resume(''i''),retry(''i''),"discard(''i'', 1)","replay(''i'', 1, 2)"}'::text[]) call;
 RESET ROLE;
 
 -- what a handler raises is kept

@@ -57,6 +57,7 @@ BEGIN
 		TRUNCATE public.guilty;
 		INSERT INTO public.guilty SELECT unnest(t.guilty);
 		PERFORM evinbox.run(t.name);
+		COMMIT;
 	END LOOP;
 END $$;
 RESET client_min_messages;
@@ -67,6 +68,29 @@ SELECT t.name, r.handled,
 SELECT name, lag_events FROM evinbox.inbox_status WHERE lag_events <> 0;
 DELETE FROM evinbox.inbox;
 TRUNCATE seen, guilty, trial;
+
+-- a transaction has only so many subtransactions for that: run() stops, and
+-- goes on in another one
+INSERT INTO evinbox.inbox (name, handler, dispatch, config) VALUES ('s', 'work', 'scheduled', '{"as": "s"}');
+INSERT INTO guilty SELECT n FROM generate_series(2, 80, 2) n;
+SELECT count(evinbox.record_event('T', n, 'done')) FROM generate_series(1, 80) n;
+SET client_min_messages = error;
+BEGIN;
+SELECT evinbox.run('s') > 0 AS some;
+SELECT lag_events BETWEEN 1 AND 79 AS some_left FROM evinbox.inbox_status;
+SET LOCAL client_min_messages = notice;
+SELECT evinbox.run('s');
+COMMIT;
+SELECT evinbox.run('s') > 0 AS some_more;
+SELECT evinbox.run('s') >= 0 AS the_rest;
+SELECT evinbox.run('s');
+RESET client_min_messages;
+SELECT lag_events, retrying FROM evinbox.inbox_status;
+SELECT count(*), count(DISTINCT id), bool_and(e.subject_id::int % 2 = 1) AS innocent
+	FROM seen s JOIN evinbox.event e USING (id);
+SELECT count(*), bool_and(subject_id::int % 2 = 0) AS guilty, bool_and(attempts = 1) AS once FROM failed;
+DELETE FROM evinbox.inbox;
+TRUNCATE seen, guilty;
 
 -- in the transaction of the events, and undone with it
 INSERT INTO evinbox.inbox (name, handler, dispatch, config) VALUES ('s', 'work', 'scheduled', '{"as": "s"}');
@@ -181,13 +205,14 @@ DELETE FROM evinbox.inbox;
 DROP FUNCTION use;
 DROP TABLE use, part;
 
--- errors of all kinds
+-- errors of all kinds; those that are the rule's own fault halt the inbox
+CREATE TABLE once (id int PRIMARY KEY);
 CREATE FUNCTION err(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	CASE e.subject_id
 		WHEN '1' THEN PERFORM 1 / 0;
-		WHEN '2' THEN PERFORM * FROM missing;
-		WHEN '3' THEN EXECUTE 'SELEC';
+		WHEN '2' THEN PERFORM evinbox.run();
+		WHEN '3' THEN INSERT INTO public.once VALUES (3), (3);
 		WHEN '4' THEN INSERT INTO public.guilty VALUES ('4', 5::text::date);
 		WHEN '5' THEN PERFORM evinbox.record_event('', 1, 'done');
 		WHEN '6' THEN UPDATE evinbox.event SET actor = NULL;
@@ -205,8 +230,9 @@ SELECT evinbox.run('err');
 RESET client_min_messages;
 RESET max_stack_depth;
 SELECT subject_id, attempts, last_error, last_sqlstate FROM evinbox.dead_letter ORDER BY event_id;
-SELECT subject_id, error_context FROM evinbox.dead_letter WHERE subject_id IN ('1', '5') ORDER BY event_id;
+SELECT subject_id, error_context FROM evinbox.dead_letter WHERE subject_id IN ('1', '3', '5') ORDER BY event_id;
 DELETE FROM evinbox.inbox;
+DROP TABLE once;
 
 -- what run() tells its caller; another inbox does not notice
 INSERT INTO guilty VALUES ('2');

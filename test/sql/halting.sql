@@ -102,6 +102,90 @@ REVOKE ALL ON FUNCTION evinbox.run FROM regress_evinbox_halted;
 REVOKE ALL ON FUNCTION mortal FROM regress_evinbox_halted;
 DROP ROLE regress_evinbox_halted;
 
+-- a handler that meets what is wrong only as it runs: what came before it stays
+-- done, and the event is not to blame
+CREATE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.seen (inbox, id) VALUES ('meeting', e.id);
+	CASE e.subject_id
+		WHEN 'table' THEN PERFORM * FROM missing;
+		WHEN 'column' THEN PERFORM missing FROM public.seen;
+		WHEN 'syntax' THEN EXECUTE 'SELEC';
+		WHEN 'schema' THEN EXECUTE 'CREATE TABLE nowhere.at_all ()';
+		WHEN 'right' THEN RAISE 'not allowed' USING errcode = 'insufficient_privilege';
+		ELSE
+	END CASE;
+END $$;
+INSERT INTO evinbox.inbox (name, handler, dispatch, subject_types, max_attempts)
+	VALUES ('meeting', 'meet', 'scheduled', '{M}', 1);
+SELECT count(evinbox.record_event('M', id, 'done')) FROM unnest('{a,b,table,c,column,syntax,schema,right,d}'::text[]) id;
+SELECT evinbox.run('meeting');
+SELECT state, lag_events, last_error FROM status WHERE name = 'meeting';
+SELECT subject_id FROM seen s JOIN evinbox.event e USING (id) WHERE inbox = 'meeting' ORDER BY n;
+-- it says so once
+SELECT evinbox.run('meeting');
+CREATE TABLE missing ();
+SELECT evinbox.run('meeting');
+SELECT state, lag_events, last_error FROM status WHERE name = 'meeting';
+-- one after the other, each in its turn
+CREATE OR REPLACE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.seen (inbox, id) VALUES ('meeting', e.id);
+	CASE e.subject_id
+		WHEN 'syntax' THEN EXECUTE 'SELEC';
+		WHEN 'schema' THEN EXECUTE 'CREATE TABLE nowhere.at_all ()';
+		WHEN 'right' THEN RAISE 'not allowed' USING errcode = 'insufficient_privilege';
+		ELSE
+	END CASE;
+END $$;
+SELECT evinbox.run('meeting');
+CREATE OR REPLACE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.seen (inbox, id) VALUES ('meeting', e.id);
+	CASE e.subject_id
+		WHEN 'schema' THEN EXECUTE 'CREATE TABLE nowhere.at_all ()';
+		WHEN 'right' THEN RAISE 'not allowed' USING errcode = 'insufficient_privilege';
+		ELSE
+	END CASE;
+END $$;
+SELECT evinbox.run('meeting');
+CREATE OR REPLACE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.seen (inbox, id) VALUES ('meeting', e.id);
+	CASE e.subject_id
+		WHEN 'right' THEN RAISE 'not allowed' USING errcode = 'insufficient_privilege';
+		ELSE
+	END CASE;
+END $$;
+SELECT evinbox.run('meeting');
+CREATE OR REPLACE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE sql
+	AS $$ INSERT INTO public.seen (inbox, id) VALUES ('meeting', e.id) $$;
+SELECT evinbox.run('meeting');
+SELECT state, lag_events, last_error FROM status WHERE name = 'meeting';
+SELECT string_agg(subject_id, ' ' ORDER BY n) FROM seen s JOIN evinbox.event e USING (id) WHERE inbox = 'meeting';
+SELECT count(*) FROM evinbox.delivery;
+DELETE FROM evinbox.inbox WHERE name = 'meeting';
+DROP FUNCTION meet;
+DROP TABLE missing;
+
+-- a retry that meets it stays due, and is not counted
+CREATE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+INSERT INTO evinbox.inbox (name, handler, dispatch, subject_types, backoff) VALUES ('meeting', 'meet', 'scheduled', '{M}', '0');
+SELECT count(evinbox.record_event('M', n, 'done')) FROM generate_series(1, 2) n;
+\set VERBOSITY sqlstate
+SELECT evinbox.run('meeting');
+\set VERBOSITY default
+CREATE OR REPLACE FUNCTION meet(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM * FROM missing; END $$;
+SELECT evinbox.run('meeting');
+SELECT state, lag_events, retrying, last_error FROM status WHERE name = 'meeting';
+SELECT state, attempts, last_error FROM evinbox.delivery WHERE inbox = 'meeting';
+CREATE TABLE missing ();
+SELECT evinbox.run('meeting');
+SELECT state, lag_events, retrying, last_error FROM status WHERE name = 'meeting';
+DELETE FROM evinbox.inbox WHERE name = 'meeting';
+DROP FUNCTION meet;
+DROP TABLE missing;
+
 -- halted at a retry, with no other event behind it
 CREATE FUNCTION fail(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
 INSERT INTO evinbox.inbox (name, handler, dispatch, backoff) VALUES ('retrying', 'fail', 'scheduled', '0');

@@ -9,7 +9,7 @@ CREATE FUNCTION two(e evinbox.event, config jsonb) RETURNS text LANGUAGE plpgsql
 -- defaults
 INSERT INTO evinbox.inbox (name, handler) VALUES ('defaults', 'one');
 SELECT owner = current_user AS mine, subject_types, actions, condition, statement, config, enabled, dispatch,
-		priority, max_attempts, backoff, timeout, batch_size
+		priority, max_attempts, backoff, timeout, batch_size, shards, replayable, start_at
 	FROM evinbox.inbox;
 DELETE FROM evinbox.inbox;
 
@@ -69,10 +69,9 @@ INSERT INTO evinbox.inbox (name, handler) VALUES ('i', 'a_set');
 INSERT INTO evinbox.inbox (name, handler) VALUES ('i', 'a_procedure');
 INSERT INTO evinbox.inbox (name, handler) VALUES ('i', 'an_aggregate');
 
--- a handler or a statement: one of the two, and statements are not there yet
+-- a handler or a statement: one of the two
 INSERT INTO evinbox.inbox (name) VALUES ('i');
 INSERT INTO evinbox.inbox (name, handler, statement) VALUES ('i', 'one', 'SELECT 1');
-INSERT INTO evinbox.inbox (name, statement) VALUES ('i', 'SELECT 1');
 
 -- values out of range
 INSERT INTO evinbox.inbox (name, handler) VALUES ('', 'one');
@@ -84,6 +83,10 @@ INSERT INTO evinbox.inbox (name, handler, max_attempts) VALUES ('i', 'one', 0);
 INSERT INTO evinbox.inbox (name, handler, max_attempts) VALUES ('i', 'one', 1001);
 INSERT INTO evinbox.inbox (name, handler, batch_size) VALUES ('i', 'one', 0);
 INSERT INTO evinbox.inbox (name, handler, batch_size) VALUES ('i', 'one', 1000001);
+INSERT INTO evinbox.inbox (name, handler, shards) VALUES ('i', 'one', 0);
+INSERT INTO evinbox.inbox (name, handler, shards) VALUES ('i', 'one', 65);
+INSERT INTO evinbox.inbox (name, handler, shards) VALUES ('i', 'one', NULL);
+INSERT INTO evinbox.inbox (name, handler, replayable) VALUES ('i', 'one', NULL);
 INSERT INTO evinbox.inbox (name, handler, backoff) VALUES ('i', 'one', '-1 second');
 INSERT INTO evinbox.inbox (name, handler, backoff) VALUES ('i', 'one', '367 days');
 INSERT INTO evinbox.inbox (name, handler, timeout) VALUES ('i', 'one', '-1 second');
@@ -105,6 +108,7 @@ UPDATE evinbox.inbox SET statement = 'SELECT 1';
 UPDATE evinbox.inbox SET condition = 'nonsense(';
 UPDATE evinbox.inbox SET dispatch = 'never';
 UPDATE evinbox.inbox SET batch_size = -1;
+UPDATE evinbox.inbox SET shards = 65;
 UPDATE evinbox.inbox SET actions = '{}';
 SELECT name, handler, condition, statement, dispatch, batch_size, actions FROM evinbox.inbox;
 

@@ -20,7 +20,8 @@ INSERT INTO evinbox.inbox (name, handler, enabled) VALUES ('paused', 'note', fal
 INSERT INTO evinbox.inbox (name, handler, dispatch, enabled) VALUES ('both', 'note', 'scheduled', false);
 CREATE VIEW status AS
 	SELECT name, owner = current_user AS mine, state, lag_events, lag > '0' AS lags, lag < '1 hour' AS not_long,
-		last_dispatch IS NOT NULL AS dispatched, retrying, dead, last_error
+		last_dispatch IS NOT NULL AS dispatched, retrying, dead, last_error,
+		next_look_at > last_error_at AS looks_again, backlog, replay_left
 	FROM evinbox.inbox_status ORDER BY name;
 TABLE status;
 
@@ -68,7 +69,7 @@ SELECT inbox, event_id, subject_type, subject_id, action, actor, metadata, attem
 DROP FUNCTION fail;
 SELECT evinbox.record_event('T', 10, 'done');
 SELECT evinbox.run('scheduled');
-SELECT name, state, last_error FROM status;
+SELECT name, state, last_error, looks_again FROM status;
 UPDATE evinbox.inbox SET enabled = false WHERE name = 'scheduled';
 SELECT name, state, last_error FROM status;
 

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * division.h
+ *		How the events of an inbox are divided among its lanes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_DIVISION_H
+#define EVI_DIVISION_H
+
+extern void evi_division_start(int32 inbox_id, int lanes, const char *start_at);
+extern void evi_division_change(int32 inbox_id, char *name, int former, int lanes);
+
+#endif							/* EVI_DIVISION_H */

@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * roster.h
+ *		Who gets a runner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_ROSTER_H
+#define EVI_ROSTER_H
+
+extern long evi_roster_update(Oid database);
+
+#endif							/* EVI_ROSTER_H */
