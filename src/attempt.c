@@ -124,7 +124,9 @@ evi_attempt_handle(EviAttempt *attempt)
 	guc_level = evi_search_path_set(inbox->search_path);
 
 	attempt->phase = EVI_PHASE_RULE;
+	start_deadline(attempt);
 	evi_inbox_prepare(inbox, attempt->nchosen, &handler);
+	stop_deadline(attempt);
 
 	attempt->phase = EVI_PHASE_EVENT;
 	if (attempt->in_worker)

@@ -278,7 +278,7 @@ run_window(EviProgress *progress, MemoryContext context, int64 most, int64 *hand
 		return window->leads_on && evi_progress_pass(progress);
 
 	if (window->own_last != 0)
-		evi_outbox_close_until(own_xid, window->own_last);
+		evi_outbox_close_until(own_xid, Max(window->own_last, window->id[window->count - 1]));
 
 	while (evi_progress_has_events(progress))
 	{

@@ -48,7 +48,8 @@ typedef struct Laggard
 {
 	int32		inbox_id;
 	int			lane;
-	int64		seq;			/* of its cursor */
+	uint64		xmax;			/* of what is done */
+	int			nxip;
 	TimestampTz since;
 } Laggard;
 
@@ -63,6 +64,7 @@ static void tell_runners(Oid database);
 static TimestampTz standing_since(const Laggard *laggard);
 static bool absorb(int32 inbox_id, int lane);
 static bool forget_attempts(void);
+static bool do_chores(Oid database);
 static bool do_chore(bool (*chore) (void));
 static void leave(int slot);
 
@@ -74,6 +76,7 @@ evi_coordinator_main(Datum arg)
 	Oid			owner;
 	MemoryContext context;
 	int			looks = 1;
+	TimestampTz chores_at = 0;
 
 	evi_worker_start(slot, &database, &owner);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
@@ -86,7 +89,7 @@ evi_coordinator_main(Datum arg)
 
 	for (;;)
 	{
-		bool		left = false;
+		bool		left;
 		long		timeout;
 		long		turn;
 
@@ -97,13 +100,16 @@ evi_coordinator_main(Datum arg)
 		if (!is_installed())
 			leave(slot);
 		turn = evi_roster_update(database);
-		left |= do_chore(absorb_laggards);
-		if (has_absorbed)
-			tell_runners(database);
-		left |= do_chore(evi_outbox_truncate);
-		left |= do_chore(evi_cursor_fold);
-		left |= do_chore(evi_backlog_trim);
-		left |= do_chore(evi_partition_make);
+
+		/* while owners take turns, every commit wakes us, and most for that alone */
+		if (!evi_roster_is_crowded() ||
+			TimestampDifferenceExceeds(chores_at, GetCurrentTimestamp(), FIRST_LOOK_MS))
+		{
+			left = do_chores(database);
+			chores_at = GetCurrentTimestamp();
+		}
+		else
+			left = true;
 		evi_worker_settle();
 
 		/* only looks in vain make the next one later */
@@ -155,7 +161,8 @@ absorb_laggards(void)
 		if (lane->lane == EVI_REPLAY_LANE || !evi_outbox_waits_for(lane->cursor->done, snapshot))
 			continue;
 		laggard = MemoryContextAlloc(context, sizeof(Laggard));
-		*laggard = (Laggard) {lane->inbox_id, lane->lane, lane->cursor->seq, now};
+		*laggard = (Laggard) {lane->inbox_id, lane->lane, lane->cursor->done->xmax,
+		lane->cursor->done->nxip, now};
 		laggard->since = standing_since(laggard);
 		if (!TimestampDifferenceExceeds(laggard->since, now, PATIENCE_MS) ||
 			!absorb(lane->inbox_id, lane->lane))
@@ -174,7 +181,7 @@ absorb_laggards(void)
 	return found != NIL;
 }
 
-/* since when its cursor has been the one that it is, as far as we have seen */
+/* since when it has stood there, as far as we have seen */
 static TimestampTz
 standing_since(const Laggard *laggard)
 {
@@ -185,7 +192,7 @@ standing_since(const Laggard *laggard)
 		const Laggard *former = lfirst(lc);
 
 		if (former->inbox_id == laggard->inbox_id && former->lane == laggard->lane &&
-			former->seq == laggard->seq)
+			former->xmax == laggard->xmax && former->nxip == laggard->nxip)
 			return former->since;
 	}
 	return laggard->since;
@@ -234,7 +241,22 @@ forget_attempts(void)
 	return false;
 }
 
-/* Each is a transaction. Returns whether it has to be done again later. */
+/* Returns whether something has to be done again later. */
+static bool
+do_chores(Oid database)
+{
+	bool		left = do_chore(absorb_laggards);
+
+	if (has_absorbed)
+		tell_runners(database);
+	left |= do_chore(evi_outbox_truncate);
+	left |= do_chore(evi_cursor_fold);
+	left |= do_chore(evi_backlog_trim);
+	left |= do_chore(evi_partition_make);
+	return left;
+}
+
+/* Each is a transaction. */
 static bool
 do_chore(bool (*chore) (void))
 {

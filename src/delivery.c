@@ -64,8 +64,8 @@ evi_delivery_fail(const EviInbox *inbox, int64 event_id, const EviOutcome *outco
 	(void) run_alone(&upsert, args, nulls);
 }
 
-/* A retry was a success, or is not wanted any more. */
-void
+/* A retry was a success, or is not wanted any more. False if its row is gone. */
+bool
 evi_delivery_done(const EviInbox *inbox, int64 event_id)
 {
 	static EviQuery delete = {
@@ -77,7 +77,7 @@ evi_delivery_done(const EviInbox *inbox, int64 event_id)
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name), Int64GetDatum(event_id)};
 
-	(void) run_alone(&delete, args, NULL);
+	return run_alone(&delete, args, NULL) > 0;
 }
 
 /* how often it has failed, if it is to be retried; else -1 */

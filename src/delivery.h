@@ -39,7 +39,7 @@ typedef struct EviHalt
 
 extern void evi_delivery_fail(const EviInbox *inbox, int64 event_id, const EviOutcome *outcome,
 							  const ErrorData *error);
-extern void evi_delivery_done(const EviInbox *inbox, int64 event_id);
+extern bool evi_delivery_done(const EviInbox *inbox, int64 event_id);
 extern int	evi_delivery_attempts(const EviInbox *inbox, int64 event_id);
 extern int	evi_delivery_due(const EviInbox *inbox, int most, MemoryContext context, EviDue **due);
 extern TimestampTz evi_delivery_next(const EviInbox *inbox);

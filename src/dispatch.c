@@ -38,6 +38,7 @@
 #include "evinbox.h"
 #include "fetch.h"
 #include "guc.h"
+#include "outbox.h"
 #include "shmem.h"
 #include "unit.h"
 
@@ -173,7 +174,11 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 					evi_inbox_wants(inbox, attempt.batch->subject_type[0],
 									attempt.batch->action[0]) ? 1 : 0;
 				evi_attempt_handle(&attempt);
-				evi_delivery_done(inbox, due->event_id);
+				if (!evi_delivery_done(inbox, due->event_id))
+					ereport(ERROR,
+							(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+							 errmsg("inbox \"%s\" was changed while an event was retried",
+									inbox->name)));
 				if (progress->halts > 0)
 					evi_halt_clear(inbox->id);
 			}
@@ -222,6 +227,28 @@ evi_dispatch_store(EviProgress *progress)
 	return EVI_STEP_DONE;
 }
 
+/*
+ * Makes a backlog of what the outbox has for a lane, if it is in the way of the
+ * segments' being emptied. Returns whether that was so.
+ */
+bool
+evi_dispatch_absorb(EviProgress *progress)
+{
+	bool		result = false;
+	EviUnit		unit;
+
+	evi_unit_begin(&unit, true);
+	if (evi_setback_lock(progress, true) == EVI_STEP_DONE)
+	{
+		result = evi_outbox_waits_for(progress->cursor.done, GetActiveSnapshot());
+		if (result)
+			evi_progress_absorb(progress, evi_snapshot_active(), GetActiveSnapshot());
+		PopActiveSnapshot();
+	}
+	evi_unit_commit(&unit);
+	return result;
+}
+
 /* how many events of the window a unit looks at */
 static int
 unit_size(const EviProgress *progress, bool in_worker, int64 most)
@@ -258,9 +285,6 @@ try_first(EviAttempt *attempt, EviStep *step)
 		progress->suspects = 0;
 		return true;
 	}
-	/* its attempt is recorded, but has not come to an end */
-	if (progress->tried_id == attempt->first_id)
-		return true;
 	progress->suspects--;
 	*step = evi_setback_try(progress, attempt->first_id, 0, attempt->to, &go_on);
 	return go_on;

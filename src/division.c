@@ -22,6 +22,7 @@
 #include "outbox.h"
 #include "progress.h"
 #include "relation.h"
+#include "unit.h"
 
 static bool parse_start(const char *start_at, TimestampTz *since);
 static List *absorb_lane(EviInbox *inbox, int lane, const EviSnapshot *upper, uint64 own_xid);
@@ -86,6 +87,11 @@ evi_division_change(int32 inbox_id, char *name, int former, int lanes)
 	List	  **rest = palloc0(sizeof(List *) * former);
 	EviCursor	cursor = {.lanes = lanes};
 
+	/* the rule that runs would go on with the former division */
+	if (evi_unit_is_open())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("shards cannot be changed by a rule")));
 	for (int lane = 0; lane < Max(former, lanes); lane++)
 		(void) evi_cursor_lock(inbox.id, lane, true);
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -133,7 +139,8 @@ absorb_lane(EviInbox *inbox, int lane, const EviSnapshot *upper, uint64 own_xid)
 
 	if (!evi_progress_read_cursor(progress, GetActiveSnapshot()))
 		elog(ERROR, "inbox \"%s\" has no cursor", inbox->name);
-	if (progress->cursor.own_xid == own_xid)
+	if (progress->cursor.own_xid == own_xid ||
+		(progress->cursor.taking && evi_snapshot_sees(progress->cursor.taking, own_xid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("shards of inbox \"%s\" cannot be changed in a transaction that has dispatched to it",

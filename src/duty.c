@@ -80,11 +80,11 @@ evi_duty_note_move(void)
 	pg_atomic_fetch_add_u32(&evi_shmem_my_slot()->moves, 1);
 }
 
-/* another number whenever the coordinator or another runner of this role has done so */
+/* another number whenever the coordinator, a session, or another runner has done so */
 uint32
 evi_duty_others_moves(void)
 {
-	uint32		result = 0;
+	uint32		result = evi_shmem_session_moves();
 
 	for (int i = 1; i < evi_shmem_slots(); i++)
 	{

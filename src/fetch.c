@@ -94,21 +94,16 @@ evi_fetch_batch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 int
 evi_fetch_ids(int64 first, int64 last, int most, Snapshot snapshot, int64 **ids)
 {
-	EviPartition partition;
-	int			npartitions = 0;
+	int			npartitions;
+	EviPartition *partitions = evi_relation_partitions(&npartitions);
 	int			count = 0;
 
-	/* in the default partition, which is the last, there may be any ids */
-	while (evi_relation_partition(npartitions, &partition))
-		npartitions++;
+	/* oldest first; in the default partition, which is the last, there may be any ids */
 	*ids = palloc(sizeof(int64) * 2 * most);
 	for (int n = npartitions - 2; n >= 0 && count < most; n--)
-	{
-		evi_relation_partition(n, &partition);
-		count += scan_ids(&partition, first, last, most - count, snapshot, *ids + count);
-	}
-	evi_relation_partition(npartitions - 1, &partition);
-	count += scan_ids(&partition, first, last, most, snapshot, *ids + count);
+		count += scan_ids(&partitions[n], first, last, most - count, snapshot, *ids + count);
+	count += scan_ids(&partitions[npartitions - 1], first, last, most, snapshot, *ids + count);
+	pfree(partitions);
 
 	qsort(*ids, count, sizeof(int64), evi_compare_ids);
 	return Min(count, most);

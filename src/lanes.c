@@ -180,7 +180,9 @@ refresh_lanes(Snapshot snapshot)
 	{
 		EviProgress *progress = lfirst(lc);
 
-		if (reread_if_moved(progress, snapshot) && progress->lane == 0)
+		/* lane 0 does the retries of all */
+		if (reread_if_moved(progress, snapshot) &&
+			(progress = find_progress(lanes, progress->inbox->id, 0)) != NULL)
 			progress->retry_at = evi_delivery_next(progress->inbox);
 	}
 	read_halts(snapshot, false);

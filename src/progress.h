@@ -21,6 +21,7 @@ typedef struct EviProgress
 	EviCursor	cursor;			/* seq as stored; the rest may be ahead of that */
 	bool		unstored;		/* is it ahead? */
 	TimestampTz store_at;		/* if so, when it is worth storing */
+	TimestampTz absorb_at;		/* when it has stood still in the outbox for long */
 	bool		has_backlog;	/* is there perhaps something in it? */
 	EviWindow  *window;			/* NULL if a new one has to be opened */
 	int			next;			/* index of its next event */

@@ -20,6 +20,7 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -177,6 +178,8 @@ evi_statement_open(int nevents)
 {
 	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
 
+	/* the parser believes that whoever registers it has locked what it is like */
+	LockRelationOid(evi_relation_oid(EVI_EVENT), AccessShareLock);
 	relation->md.name = EVENTS_RELATION;
 	relation->md.reliddesc = evi_relation_oid(EVI_EVENT);
 	relation->md.enrtype = ENR_NAMED_TUPLESTORE;

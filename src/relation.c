@@ -105,6 +105,19 @@ evi_relation_partition(int n, EviPartition *partition)
 	return true;
 }
 
+/* all of them, in that order, as they were at one moment */
+EviPartition *
+evi_relation_partitions(int *count)
+{
+	EviPartition *result;
+
+	load_cache(false);
+	*count = cache.npartitions;
+	result = palloc(sizeof(EviPartition) * Max(*count, 1));
+	memcpy(result, cache.partition, sizeof(EviPartition) * *count);
+	return result;
+}
+
 /* The partition that holds an event, if there is one of that id. */
 void
 evi_relation_partition_of(int64 event_id, EviPartition *partition)

@@ -69,6 +69,7 @@ typedef struct EviEntries
 extern bool evi_relation_installed(void);
 extern Oid	evi_relation_oid(EviTable table);
 extern bool evi_relation_partition(int n, EviPartition *partition);
+extern EviPartition *evi_relation_partitions(int *count);
 extern void evi_relation_partition_of(int64 event_id, EviPartition *partition);
 
 extern void evi_scan_begin(EviScan *scan, EviTable table, Snapshot snapshot,

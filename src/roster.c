@@ -51,6 +51,7 @@ typedef struct Turn
 	int64		turn;
 } Turn;
 
+static bool is_crowded = false;
 static List *turns = NIL;
 static int64 last_turn = 0;
 
@@ -77,22 +78,24 @@ evi_roster_update(Oid database)
 	MemoryContext context = CurrentMemoryContext;
 	int			places = evi_guc_max_runners();
 	List	   *owners;
-	bool		is_crowded;
 	bool		fits = true;
 	long		result = -1;
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
+
+	/* before we look: whatever commits afterwards wakes us */
+	evi_duty_watch(true);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	owners = evi_inbox_live_owners(GetActiveSnapshot());
 	is_crowded = list_length(owners) > places;
-
-	/* before we look: whatever commits afterwards wakes us */
-	evi_duty_watch(is_crowded);
 	if (is_crowded)
 		result = take_turns(database, owners, places, GetActiveSnapshot());
 	else
+	{
+		evi_duty_watch(false);
 		fits = want_runners(database, owners, places);
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
@@ -104,6 +107,13 @@ evi_roster_update(Oid database)
 				 errhint("Raise evinbox.max_workers.")));
 	complained = !fits;
 	return result;
+}
+
+/* Are there more owners than places? */
+bool
+evi_roster_is_crowded(void)
+{
+	return is_crowded;
 }
 
 /* Each owner gets one, and more as far as there are lanes and places. */

@@ -9,5 +9,6 @@
 #define EVI_ROSTER_H
 
 extern long evi_roster_update(Oid database);
+extern bool evi_roster_is_crowded(void);
 
 #endif							/* EVI_ROSTER_H */

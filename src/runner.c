@@ -42,6 +42,7 @@
 #define MAX_STORED 16			/* ... and only so many at a time */
 #define LOCKED_MS 1000			/* retries of a lane that somebody else has */
 #define MAX_RETRIES 100			/* in one turn of an inbox */
+#define ABSORB_MS 5000			/* how long a lane may stand still in the outbox */
 #define PLANS_MS 10000			/* the age of plans, which small tables may outgrow */
 
 PGDLLEXPORT void evi_runner_main(Datum arg);
@@ -57,7 +58,10 @@ static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampT
 static EviWindow *find_window(const EviCursor *cursor, const EviSnapshot *upper);
 static bool is_ready(const EviProgress *progress, TimestampTz now);
 static bool take_turn(EviProgress *progress);
-static EviStep take_batch(EviProgress *progress, bool *was_stuck);
+static bool holds_outbox(EviProgress *progress, TimestampTz now);
+static EviStep take_batch(EviProgress *progress, bool *has_missed);
+static bool may_have_missed(void);
+static void tell_other_lanes(EviProgress *progress);
 static bool take_retries(EviProgress *progress);
 static void read_next_retry(EviProgress *progress);
 static bool store_cursors(void);
@@ -196,7 +200,7 @@ take_turn(EviProgress *progress)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool		was_halted;
-	bool		was_stuck = false;
+	bool		has_missed = false;
 
 	progress->locked_until = 0;
 	if (!is_ready(progress, now))
@@ -208,10 +212,15 @@ take_turn(EviProgress *progress)
 	if (!evi_progress_has_events(progress))
 		return was_halted;
 
-	switch (take_batch(progress, &was_stuck))
+	if (holds_outbox(progress, now) && evi_dispatch_absorb(progress))
+	{
+		evi_duty_note_move();
+		return true;
+	}
+	switch (take_batch(progress, &has_missed))
 	{
 		case EVI_STEP_DONE:
-			return was_stuck || evi_progress_has_events(progress) || progress->window->leads_on;
+			return has_missed || evi_progress_has_events(progress) || progress->window->leads_on;
 		case EVI_STEP_MOVED:
 			return true;
 
@@ -222,12 +231,26 @@ take_turn(EviProgress *progress)
 		case EVI_STEP_HALTED:
 			break;
 	}
-	return was_stuck;
+	return has_missed;
 }
 
-/* If it takes long, and there are other lanes, another runner goes on duty. */
+/* Has a lane been in one window, or its backlog, for so long that it is worth a look? */
+static bool
+holds_outbox(EviProgress *progress, TimestampTz now)
+{
+	if (!progress->window->from_backlog && !progress->window->reopened)
+		progress->absorb_at = 0;
+	else if (progress->absorb_at == 0)
+		progress->absorb_at = TimestampTzPlusMilliseconds(now, ABSORB_MS);
+	if (progress->absorb_at == 0 || progress->absorb_at > now)
+		return false;
+	progress->absorb_at = 0;
+	return true;
+}
+
+/* If it takes long, another runner goes on duty. */
 static EviStep
-take_batch(EviProgress *progress, bool *was_stuck)
+take_batch(EviProgress *progress, bool *has_missed)
 {
 	int64		seq = progress->cursor.seq;
 	int64		handled = 0;
@@ -240,10 +263,45 @@ take_batch(EviProgress *progress, bool *was_stuck)
 	step = evi_dispatch_batch(progress, true, 0, &handled);
 	disable_timeout(stuck_timeout, false);
 	evi_duty_unclaim();
-	*was_stuck = evi_duty_was_stuck();
+	*has_missed = may_have_missed();
 	if (progress->cursor.seq != seq || step == EVI_STEP_HALTED)
 		evi_duty_note_move();
+	tell_other_lanes(progress);
 	return step;
+}
+
+/*
+ * Commits that came while this runner was stuck, or not on duty, did not wake
+ * it; and others have left the lane that it was at to it.
+ */
+static bool
+may_have_missed(void)
+{
+	return evi_duty_was_stuck() || !evi_duty_is_mine();
+}
+
+/* An inbox halts as a whole; and its lane 0 does the retries of all. */
+static void
+tell_other_lanes(EviProgress *progress)
+{
+	ListCell   *lc;
+
+	foreach(lc, lanes)
+	{
+		EviProgress *other = lfirst(lc);
+
+		if (other->inbox != progress->inbox || other == progress)
+			continue;
+		if (progress->halted_until != 0)
+		{
+			other->halts = progress->halts;
+			other->halted_until = progress->halted_until;
+		}
+		if (other->lane == 0)
+			other->retry_at = Min(other->retry_at, progress->retry_at);
+	}
+	if (progress->lane != 0)
+		progress->retry_at = DT_NOEND;
 }
 
 /* Those that are due. Returns whether there are more of them right now. */
@@ -269,24 +327,24 @@ take_retries(EviProgress *progress)
 	for (int i = 0; i < ndue; i++)
 	{
 		EviStep		step;
-		bool		was_stuck;
+		bool		has_missed;
 
 		evi_duty_claim(progress->inbox->id, progress->lane);
 		enable_timeout_after(stuck_timeout, STUCK_MS);
 		step = evi_dispatch_retry(progress, true, &due[i], &handled);
 		disable_timeout(stuck_timeout, false);
 		evi_duty_unclaim();
-		was_stuck = evi_duty_was_stuck();
+		has_missed = may_have_missed();
 
 		if (step == EVI_STEP_LOCKED)
 			progress->retry_at = TimestampTzPlusMilliseconds(now, LOCKED_MS);
 		if (step == EVI_STEP_HALTED)
 			evi_duty_note_move();
 		if (step == EVI_STEP_LOCKED || step == EVI_STEP_HALTED)
-			return was_stuck;
+			return has_missed;
 
 		/* there may be new events meanwhile, and they come first */
-		if (was_stuck)
+		if (has_missed)
 			return true;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -353,24 +411,23 @@ time_to_wait(void)
 	TimestampTz next = DT_NOEND;
 	ListCell   *lc;
 
-	/* whoever is on duty cares for what becomes due */
-	if (!evi_duty_is_mine())
-		return -1;
-
 	foreach(lc, lanes)
 	{
 		EviProgress *progress = lfirst(lc);
+		TimestampTz due;
 
 		if (progress->store_at != 0)
 			next = Min(next, progress->store_at);
 		if (!progress->inbox->enabled || !progress->inbox->live)
 			continue;
 
-		/* what was due during the turn is due at once */
+		/* what was due during the turn is due at once, unless somebody is at it */
+		due = progress->halted_until != 0 ? progress->halted_until : progress->retry_at;
 		if (progress->locked_until != 0)
-			next = Min(next, progress->locked_until);
-		next = Min(next, progress->halted_until != 0 ?
-				   progress->halted_until : progress->retry_at);
+			due = Min(due, progress->locked_until);
+		if (due != DT_NOEND && evi_duty_is_claimed(progress->inbox->id, progress->lane))
+			due = Max(due, TimestampTzPlusMilliseconds(now, LOCKED_MS));
+		next = Min(next, due);
 	}
 	return next == DT_NOEND ? -1 : (long) TimestampDifferenceMilliseconds(now, next) + 1;
 }

@@ -166,6 +166,13 @@ evi_setback_try(EviProgress *progress, int64 event_id, int former_attempts, int 
 		.message = "the server or its worker has ended whenever this event was handled",
 	};
 
+	/* it is recorded, but has not come to an end */
+	if (progress->tried_id == event_id)
+	{
+		*go_on = true;
+		return EVI_STEP_DONE;
+	}
+
 	*go_on = false;
 	store(&setback, store_attempt);
 	if (setback.step != EVI_STEP_DONE)

@@ -31,6 +31,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -55,6 +56,7 @@ typedef struct Shared
 {
 	LWLock	   *lock;
 	pg_atomic_uint32 databases_changed; /* set by anyone, cleared by the launcher */
+	pg_atomic_uint32 session_moves; /* by sessions: how often one has dispatched */
 	pg_atomic_uint64 unclean_end;	/* when something last ended in mid-work; or 0 */
 	ConditionVariable worker_left;
 	KeptOut		kept_out[MAX_KEPT_OUT]; /* under the lock */
@@ -232,6 +234,19 @@ evi_shmem_set_idle(bool is_idle)
 	pg_atomic_write_u32(&shared->worker[my_slot].is_idle, is_idle);
 }
 
+/* A session has moved, or halted, what runners have to read anew. */
+void
+evi_shmem_note_session_move(void)
+{
+	pg_atomic_fetch_add_u32(&shared->session_moves, 1);
+}
+
+uint32
+evi_shmem_session_moves(void)
+{
+	return pg_atomic_read_u32(&shared->session_moves);
+}
+
 /* also called by signals */
 void
 evi_shmem_note_unclean_end(void)
@@ -403,6 +418,7 @@ startup_shmem(void)
 		memset(shared, 0, shared_size());
 		shared->lock = &(GetNamedLWLockTranche("evinbox"))->lock;
 		pg_atomic_init_u32(&shared->databases_changed, 1);
+		pg_atomic_init_u32(&shared->session_moves, 0);
 		pg_atomic_init_u64(&shared->unclean_end,
 						   start_is_unclean() ? (uint64) GetCurrentTimestamp() : 0);
 		ConditionVariableInit(&shared->worker_left);
@@ -438,6 +454,8 @@ detach_worker(int code, Datum arg)
 	EviWorker  *worker = &shared->worker[my_slot];
 	bool		gave_way;
 
+	/* one of ours would write to the slot */
+	disable_all_timeouts(false);
 	evi_shmem_lock(true);
 	pg_atomic_write_u32(&worker->procno, 0);
 	worker->pid = 0;
@@ -459,6 +477,10 @@ detach_worker(int code, Datum arg)
 	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
 	if (gave_way)
 		evi_shmem_wake(EVI_COORDINATOR, worker->database);
+
+	/* who is on duty now has not heard of what came while we were leaving */
+	if (worker->kind == EVI_RUNNER)
+		evi_shmem_wake(EVI_RUNNER, worker->database);
 }
 
 static void

@@ -72,6 +72,9 @@ extern void evi_shmem_wake_worker(EviWorker *worker);
 extern uint32 evi_shmem_wakeups(void);
 extern void evi_shmem_set_idle(bool is_idle);
 
+extern void evi_shmem_note_session_move(void);
+extern uint32 evi_shmem_session_moves(void);
+
 extern void evi_shmem_note_unclean_end(void);
 extern TimestampTz evi_shmem_unclean_end(void);
 

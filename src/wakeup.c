@@ -88,6 +88,8 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 	if (!is_top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
 		return;
 
+	if (wake_runners_at_any_end)
+		evi_shmem_note_session_move();
 	if ((is_commit && wake_runners) || wake_runners_at_any_end)
 		evi_duty_wake(MyDatabaseId);
 	if (is_commit && wake_coordinator)
