@@ -30,7 +30,8 @@
 /* a batch of a worker ends after so long, for other lanes to have their turn */
 #define TURN_MS 1000
 
-static bool is_for_lane(const EviProgress *progress, const EviBatch *batch, int n);
+static bool is_for_lane(const EviProgress *progress, EviBatch *batch, int n);
+static int16 greatest_depth(void *arg);
 static void load_batch(EviWindow *window, int from, int most, bool in_worker);
 static void run_statement(EviAttempt *attempt, EviHandler *handler);
 static void call_handler(EviAttempt *attempt, EviHandler *handler);
@@ -55,8 +56,7 @@ evi_attempt_choose(EviAttempt *attempt)
 	attempt->chosen = MemoryContextAlloc(window->batch_context,
 										 sizeof(int) * Max(batch->count, 1));
 	for (int i = 0; i < batch->count; i++)
-		if (evi_inbox_wants(progress->inbox, batch->subject_type[i], batch->action[i]) &&
-			is_for_lane(progress, batch, i))
+		if (evi_attempt_is_for_inbox(attempt, i) && is_for_lane(progress, batch, i))
 			attempt->chosen[attempt->nchosen++] = i;
 
 	if (attempt->nevents == 0 && attempt->nchosen > 0)
@@ -64,14 +64,27 @@ evi_attempt_choose(EviAttempt *attempt)
 	attempt->nevents += attempt->nchosen;
 }
 
+/* Does the rule want an event of the batch, as far as its lists say? */
+bool
+evi_attempt_is_for_inbox(EviAttempt *attempt, int n)
+{
+	const EviInbox *inbox = attempt->progress->inbox;
+	const EviEventParts *parts;
+
+	if (inbox->nsubject_types < 0 && inbox->nactions < 0)
+		return true;
+	parts = evi_batch_parts(attempt->batch, n);
+	return evi_inbox_wants(inbox, parts->subject_type, parts->action);
+}
+
 /* An inbox's lanes share its events by their subjects. */
 static bool
-is_for_lane(const EviProgress *progress, const EviBatch *batch, int n)
+is_for_lane(const EviProgress *progress, EviBatch *batch, int n)
 {
 	int			lanes = progress->cursor.lanes;
 	const EviRange *range = progress->window->from_backlog ? &progress->window->range : NULL;
 
-	if (range && range->since != DT_NOBEGIN && batch->recorded_at[n] < range->since)
+	if (range && range->since != DT_NOBEGIN && evi_batch_parts(batch, n)->recorded_at < range->since)
 		return false;
 	if (range && range->former_lanes > 1 &&
 		evi_batch_subject_hash(batch, n) % range->former_lanes != range->former_lane)
@@ -156,23 +169,34 @@ static void
 run_statement(EviAttempt *attempt, EviHandler *handler)
 {
 	EviBatch   *batch = attempt->batch;
-	int16		depth = 0;
 
 	for (int i = 0; i < attempt->nchosen; i++)
 	{
 		HeapTupleData tuple = evi_batch_tuple(batch, attempt->chosen[i]);
 
-		depth = Max(depth, batch->depth[attempt->chosen[i]]);
 		tuplestore_puttuple(handler->events, &tuple);
 	}
 	if (attempt->nchosen > 0)
 	{
-		evi_event_set_cause(attempt->nchosen == 1 ? batch->id[attempt->chosen[0]] : 0, depth);
+		evi_event_set_cause_of(attempt->nchosen == 1 ? batch->id[attempt->chosen[0]] : 0,
+							   greatest_depth, attempt);
 		start_deadline(attempt);
 		evi_statement_run(attempt->progress->inbox->plan_of_statement);
 		stop_deadline(attempt);
 	}
 	attempt->nhandled += attempt->nchosen;
+}
+
+/* asked for only when the statement records something */
+static int16
+greatest_depth(void *arg)
+{
+	EviAttempt *attempt = arg;
+	int16		result = 0;
+
+	for (int i = 0; i < attempt->nchosen; i++)
+		result = Max(result, evi_batch_parts(attempt->batch, attempt->chosen[i])->depth);
+	return result;
 }
 
 static void
@@ -195,7 +219,7 @@ call_handler(EviAttempt *attempt, EviHandler *handler)
 			break;
 		}
 		attempt->at = i;
-		evi_event_set_cause(batch->id[n], batch->depth[n]);
+		evi_event_set_cause(batch->id[n], evi_batch_parts(batch, n)->depth);
 		start_deadline(attempt);
 		evi_inbox_call(inbox, handler, batch->event[n]);
 		stop_deadline(attempt);

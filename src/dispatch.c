@@ -43,7 +43,7 @@
 #include "unit.h"
 
 /* a crash gives us back no more than so many events and a batch */
-#define MAX_UNFLUSHED 10000
+#define MAX_UNFLUSHED 50000
 
 /* so many attempts in a row may be in the way of others' transactions */
 #define MAX_CONFLICTS 5
@@ -171,8 +171,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 				attempt.batch = evi_fetch_batch(&due->event_id, 1, GetActiveSnapshot(), &fetched);
 				attempt.chosen = &first;
 				attempt.nchosen = attempt.batch->count > 0 &&
-					evi_inbox_wants(inbox, attempt.batch->subject_type[0],
-									attempt.batch->action[0]) ? 1 : 0;
+					evi_attempt_is_for_inbox(&attempt, first) ? 1 : 0;
 				evi_attempt_handle(&attempt);
 				if (!evi_delivery_done(inbox, due->event_id))
 					ereport(ERROR,
@@ -280,7 +279,7 @@ try_first(EviAttempt *attempt, EviStep *step)
 		return true;
 
 	/* what was recorded later cannot have been it, and so on */
-	if (attempt->batch->recorded_at[attempt->chosen[0]] >= evi_shmem_unclean_end())
+	if (evi_batch_parts(attempt->batch, attempt->chosen[0])->recorded_at >= evi_shmem_unclean_end())
 	{
 		progress->suspects = 0;
 		return true;

@@ -37,6 +37,8 @@
 
 static int64 cause_id = 0;
 static int16 cause_depth = EVI_NO_CAUSE;
+static int16 (*ask_depth) (void *arg) = NULL;	/* if it is not known yet */
+static void *ask_depth_arg;
 
 static void check_text(const char *what, text *value);
 static void check_required(text *subject_type, text *action, Datum required, Jsonb *metadata);
@@ -196,11 +198,24 @@ evi_event_set_cause(int64 id, int16 depth)
 {
 	cause_id = id;
 	cause_depth = depth;
+	ask_depth = NULL;
+}
+
+/* The depth is asked for when it is needed. */
+void
+evi_event_set_cause_of(int64 id, int16 (*depth) (void *arg), void *arg)
+{
+	cause_id = id;
+	ask_depth = depth;
+	ask_depth_arg = arg;
 }
 
 int64
 evi_event_cause(int16 *depth)
 {
+	if (ask_depth)
+		cause_depth = ask_depth(ask_depth_arg);
+	ask_depth = NULL;
 	*depth = cause_depth;
 	return cause_id;
 }

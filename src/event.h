@@ -35,6 +35,7 @@ extern bool evi_event_recorded_since(const EviEventKey *key, TimestampTz since,
  */
 #define EVI_NO_CAUSE (-1)
 extern void evi_event_set_cause(int64 id, int16 depth);
+extern void evi_event_set_cause_of(int64 id, int16 (*depth) (void *arg), void *arg);
 extern int64 evi_event_cause(int16 *depth);
 
 #endif							/* EVI_EVENT_H */

@@ -56,6 +56,7 @@ static void begin_range(EviScan *scan, const EviPartition *partition, int64 firs
 static int	scan_ids(const EviPartition *partition, int64 first, int64 last, int most,
 					 Snapshot snapshot, int64 *ids);
 static int	run_length(const int64 *ids, int count);
+static uint32 hash_text(text *value);
 static void add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc);
 
 /*
@@ -71,13 +72,8 @@ evi_fetch_batch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 
 	batch->event = palloc(sizeof(Datum) * Max(count, 1));
 	batch->id = palloc(sizeof(int64) * Max(count, 1));
-	batch->depth = palloc(sizeof(int16) * Max(count, 1));
-	batch->recorded_at = palloc(sizeof(TimestampTz) * Max(count, 1));
-	batch->subject_type = palloc(sizeof(text *) * Max(count, 1));
-	batch->subject_id = palloc(sizeof(text *) * Max(count, 1));
-	batch->action = palloc(sizeof(text *) * Max(count, 1));
-	batch->values = palloc(sizeof(Datum) * RelationGetDescr(parent)->natts);
-	batch->isnull = palloc(sizeof(bool) * RelationGetDescr(parent)->natts);
+	batch->parts = palloc0(sizeof(EviEventParts) * Max(count, 1));
+	batch->desc = CreateTupleDescCopy(RelationGetDescr(parent));
 
 	*fetched = 0;
 	while (*fetched < count && batch->bytes < BATCH_MAX_BYTES)
@@ -184,15 +180,37 @@ evi_fetch_highest(Snapshot snapshot)
 	return result;
 }
 
+/* Takes an event apart, if that was not done before. */
+const EviEventParts *
+evi_batch_parts(EviBatch *batch, int n)
+{
+	EviEventParts *parts = &batch->parts[n];
+	HeapTupleData tuple;
+	Datum		values[MaxTupleAttributeNumber];
+	bool		isnull[MaxTupleAttributeNumber];
+
+	if (parts->is_filled)
+		return parts;
+
+	/* somebody may have added columns */
+	tuple = evi_batch_tuple(batch, n);
+	heap_deform_tuple(&tuple, batch->desc, values, isnull);
+	parts->depth = DatumGetInt16(values[Anum_event_depth - 1]);
+	parts->recorded_at = DatumGetTimestampTz(values[Anum_event_recorded_at - 1]);
+	parts->subject_type = DatumGetTextPP(values[Anum_event_subject_type - 1]);
+	parts->subject_id = DatumGetTextPP(values[Anum_event_subject_id - 1]);
+	parts->action = DatumGetTextPP(values[Anum_event_action - 1]);
+	parts->is_filled = true;
+	return parts;
+}
+
 /* what decides which lane a subject's events belong to */
 uint32
-evi_batch_subject_hash(const EviBatch *batch, int n)
+evi_batch_subject_hash(EviBatch *batch, int n)
 {
-	text	   *type = batch->subject_type[n];
-	text	   *id = batch->subject_id[n];
+	const EviEventParts *parts = evi_batch_parts(batch, n);
 
-	return hash_combine(hash_bytes((unsigned char *) VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)),
-						hash_bytes((unsigned char *) VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)));
+	return hash_combine(hash_text(parts->subject_type), hash_text(parts->subject_id));
 }
 
 /* an event as a tuple of evinbox.event */
@@ -217,7 +235,7 @@ evi_fetch_recorded_at(int64 id, Snapshot snapshot, TimestampTz *recorded_at)
 
 	if (batch->count == 0)
 		return false;
-	*recorded_at = batch->recorded_at[0];
+	*recorded_at = evi_batch_parts(batch, 0)->recorded_at;
 	return true;
 }
 
@@ -412,28 +430,19 @@ scan_ids(const EviPartition *partition, int64 first, int64 last, int most,
 	return count;
 }
 
-/* The tuple is copied; what the batch says of it points into the copy. */
 static void
 add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc desc)
 {
 	int			n = batch->count++;
-	HeapTupleData copy;
-	Datum	   *values;
-	bool	   *isnull;
 
 	/* as it is in memory, where nothing is stored apart */
 	batch->event[n] = heap_copy_tuple_as_datum(tuple, desc);
-	copy = evi_batch_tuple(batch, n);
-	batch->bytes += copy.t_len;
-
-	/* somebody may have added columns */
-	values = batch->values;
-	isnull = batch->isnull;
-	heap_deform_tuple(&copy, desc, values, isnull);
 	batch->id[n] = id;
-	batch->depth[n] = DatumGetInt16(values[Anum_event_depth - 1]);
-	batch->recorded_at[n] = DatumGetTimestampTz(values[Anum_event_recorded_at - 1]);
-	batch->subject_type[n] = DatumGetTextPP(values[Anum_event_subject_type - 1]);
-	batch->subject_id[n] = DatumGetTextPP(values[Anum_event_subject_id - 1]);
-	batch->action[n] = DatumGetTextPP(values[Anum_event_action - 1]);
+	batch->bytes += HeapTupleHeaderGetDatumLength(DatumGetHeapTupleHeader(batch->event[n]));
+}
+
+static uint32
+hash_text(text *value)
+{
+	return hash_bytes((unsigned char *) VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
 }

@@ -52,7 +52,9 @@ typedef struct RowList
 	Row		   *row;
 	int			count;
 	int			room;
-	int			of_this_xid;	/* how many the last transaction has */
+	uint64		xid;			/* of the last row; or 0 */
+	bool		xid_is_wanted;	/* are rows of that transaction? */
+	int			of_this_xid;	/* how many of them are in the list */
 	List	   *cut;			/* Row pointers: where transactions were left */
 	List	   *checkpoints;	/* that can be a step */
 	const EviSnapshot *step;	/* the one that is; or NULL */
@@ -71,7 +73,8 @@ static void add_row(RowList *list, const Stream *stream);
 static void consider_checkpoint(RowList *list, EviSnapshot *checkpoint);
 static void choose_step(RowList *list, uint64 xid);
 static void finish_reading(RowList *list);
-static bool is_wanted(const EviReading *reading, const Row *row);
+static bool is_between(const EviReading *reading, uint64 xid);
+static bool is_in_range(const EviReading *reading, const Row *row);
 /*
  * Reads the ids of the events that upper sees and lower does not.
  *
@@ -300,11 +303,15 @@ begin_rest(Stream *stream, uint64 xid, int64 after, Snapshot snapshot)
 static void
 add_row(RowList *list, const Stream *stream)
 {
-	bool		same = list->count > 0 && list->row[list->count - 1].xid == stream->row.xid;
-
-	list->of_this_xid = same ? list->of_this_xid + 1 : 1;
-	if (!is_wanted(list->reading, &stream->row))
+	if (list->xid != stream->row.xid)
+	{
+		list->xid = stream->row.xid;
+		list->xid_is_wanted = is_between(list->reading, list->xid);
+		list->of_this_xid = 0;
+	}
+	if (!list->xid_is_wanted || !is_in_range(list->reading, &stream->row))
 		return;
+	list->of_this_xid++;
 	if (list->count == list->room)
 	{
 		list->room = Max(64, list->room * 2);
@@ -364,7 +371,7 @@ finish_reading(RowList *list)
 	{
 		const Row  *left = lfirst(lc);
 
-		if (is_wanted(reading, left))
+		if (evi_snapshot_sees(reading->upper, left->xid))
 			end = Min(end, left->id);
 	}
 	reading->is_cut = end != PG_INT64_MAX;
@@ -373,7 +380,8 @@ finish_reading(RowList *list)
 	reading->id = MemoryContextAllocHuge(CurrentMemoryContext,
 										 sizeof(int64) * Max(list->count, 1));
 	for (int i = 0; i < list->count; i++)
-		if (is_wanted(reading, &list->row[i]) && list->row[i].id <= end)
+		if (list->row[i].id <= end &&
+			(!list->step || evi_snapshot_sees(reading->upper, list->row[i].xid)))
 			reading->id[reading->count++] = list->row[i].id;
 	qsort(reading->id, reading->count, sizeof(int64), evi_compare_ids);
 	if (list->row)
@@ -381,10 +389,14 @@ finish_reading(RowList *list)
 }
 
 static bool
-is_wanted(const EviReading *reading, const Row *row)
+is_between(const EviReading *reading, uint64 xid)
 {
-	return evi_snapshot_sees(reading->upper, row->xid) &&
-		!evi_snapshot_sees(reading->lower, row->xid) &&
-		row->id > reading->after && (reading->until == 0 || row->id <= reading->until) &&
+	return evi_snapshot_sees(reading->upper, xid) && !evi_snapshot_sees(reading->lower, xid);
+}
+
+static bool
+is_in_range(const EviReading *reading, const Row *row)
+{
+	return row->id > reading->after && (reading->until == 0 || row->id <= reading->until) &&
 		(row->xid != reading->skip_xid || row->id > reading->skip_until);
 }

@@ -288,7 +288,11 @@ has_events(EviInbox *inbox, int lane, Snapshot snapshot)
 			batch = evi_fetch_batch(progress->window->id, progress->window->count, snapshot,
 									&fetched);
 			for (int i = 0; i < batch->count && !result; i++)
-				result = evi_inbox_wants(inbox, batch->subject_type[i], batch->action[i]);
+			{
+				const EviEventParts *parts = evi_batch_parts(batch, i);
+
+				result = evi_inbox_wants(inbox, parts->subject_type, parts->action);
+			}
 			result |= fetched < progress->window->count || progress->window->leads_on;
 			leads_on = false;
 		}

@@ -12,7 +12,7 @@
 #include "progress.h"
 
 /* so many events are taken one by one after an unclean end: see dispatch.c */
-#define EVI_MAX_SUSPECTS 20000
+#define EVI_MAX_SUSPECTS 60000
 
 typedef enum EviStep
 {

@@ -1,8 +1,6 @@
 -- What the runs compare evinbox with: a table of the same columns, indexes and
 -- partitioning as evinbox.event, and a queue worked off by SKIP LOCKED.
-CREATE EXTENSION evinbox;
-
-CREATE SCHEMA bench;
+\ir common.sql
 
 CREATE TABLE bench.event (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -23,19 +21,6 @@ CREATE INDEX ON bench.event (subject_type, subject_id, action, recorded_at);
 CREATE INDEX ON bench.event (actor, subject_type, subject_id, action, recorded_at);
 CREATE TABLE bench.event_1 PARTITION OF bench.event FOR VALUES FROM (1) TO (10000001);
 CREATE TABLE bench.event_default PARTITION OF bench.event DEFAULT;
-
-CREATE TABLE bench.handled (
-	event_id bigint NOT NULL,
-	recorded_at timestamptz NOT NULL,
-	handled_at timestamptz NOT NULL
-);
-
-CREATE FUNCTION bench.handle(e evinbox.event) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-	INSERT INTO bench.handled VALUES (e.id, e.recorded_at, clock_timestamp());
-END
-$$;
 
 -- the usual hand-written queue: a row per job, a loop that takes what is free
 CREATE TABLE bench.queue (
@@ -89,3 +74,4 @@ INSERT INTO evinbox.inbox (name, handler) VALUES ('bench', 'bench.handle');
 SELECT evinbox.record_event('Quiet', 42, 'viewed'), evinbox.record_event('Busy', 42, 'viewed');
 SELECT count(evinbox.record_event('Busy', 42, 'commented', 'User:' || i))
 FROM generate_series(1, 100000) i;
+CALL bench.wait();
