@@ -190,7 +190,8 @@ CREATE TABLE evinbox_internal.cursor_0 (
 	own_position bigint,
 	backlog_seq bigint NOT NULL,
 	backlog_position bigint NOT NULL,
-	dispatched_at timestamptz
+	dispatched_at timestamptz,
+	streak integer NOT NULL
 ) WITH (autovacuum_enabled = false);
 CREATE TABLE evinbox_internal.cursor_1 (LIKE evinbox_internal.cursor_0)
 	WITH (autovacuum_enabled = false);
@@ -222,7 +223,6 @@ CREATE TABLE evinbox_internal.halt (
 	halted_at timestamptz NOT NULL,
 	looks integer NOT NULL,
 	next_look_at timestamptz NOT NULL,
-	failures integer NOT NULL,
 	CONSTRAINT halt_pkey PRIMARY KEY (inbox_id),
 	CONSTRAINT halt_inbox_fkey FOREIGN KEY (inbox_id) REFERENCES evinbox.inbox (id)
 		ON DELETE CASCADE
@@ -234,6 +234,7 @@ CREATE TABLE evinbox_internal.attempt (
 	inbox_id integer NOT NULL,
 	event_id bigint NOT NULL,
 	attempts integer NOT NULL,
+	started_at timestamptz NOT NULL,
 	CONSTRAINT attempt_pkey PRIMARY KEY (inbox_id, event_id),
 	CONSTRAINT attempt_inbox_fkey FOREIGN KEY (inbox_id) REFERENCES evinbox.inbox (id)
 		ON DELETE CASCADE

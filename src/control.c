@@ -252,10 +252,8 @@ lock_and_read(EviProgress *progress)
 	{
 		EviHalt    *halt = lfirst(lc);
 
-		if (halt->inbox_id != inbox->id)
-			continue;
-		progress->halts = halt->looks;
-		progress->streak = halt->failures;
+		if (halt->inbox_id == inbox->id)
+			progress->halts = halt->looks;
 	}
 	PopActiveSnapshot();
 }

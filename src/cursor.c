@@ -129,6 +129,7 @@ evi_cursor_append(int32 inbox_id, int lane, const EviCursor *cursor)
 	values[Anum_cursor_backlog_position - 1] = Int64GetDatum(cursor->backlog_position);
 	values[Anum_cursor_dispatched_at - 1] = TimestampTzGetDatum(cursor->dispatched_at);
 	isnull[Anum_cursor_dispatched_at - 1] = cursor->dispatched_at == 0;
+	values[Anum_cursor_streak - 1] = Int32GetDatum(cursor->streak);
 	evi_relation_insert(EVI_CURSOR + segment_of(seq), values, isnull);
 
 	/* the other table may be emptied now */
@@ -293,6 +294,7 @@ form_cursor(HeapTuple tuple, TupleDesc desc)
 	cursor->backlog_position = DatumGetInt64(values[Anum_cursor_backlog_position - 1]);
 	if (!isnull[Anum_cursor_dispatched_at - 1])
 		cursor->dispatched_at = DatumGetTimestampTz(values[Anum_cursor_dispatched_at - 1]);
+	cursor->streak = DatumGetInt32(values[Anum_cursor_streak - 1]);
 	return cursor;
 }
 

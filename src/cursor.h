@@ -35,6 +35,7 @@ typedef struct EviCursor
 	int64		backlog_seq;	/* 0 before the first */
 	int64		backlog_position;
 	TimestampTz dispatched_at;	/* of the last handled event; 0 for never */
+	int			streak;			/* how many events in a row have failed */
 } EviCursor;
 
 /* a lane of an inbox, and its newest cursor */

@@ -21,6 +21,7 @@
 #include "evinbox.h"
 #include "query.h"
 #include "relation.h"
+#include "shmem.h"
 
 static char *describe_context(const ErrorData *error);
 static uint64 run_query(EviQuery *query, Datum *args, const char *nulls, EviSection *section);
@@ -155,21 +156,20 @@ evi_delivery_next(const EviInbox *inbox)
 }
 
 void
-evi_halt_set(const EviInbox *inbox, const char *reason, int looks, TimestampTz next_look_at,
-			 int failures)
+evi_halt_set(const EviInbox *inbox, const char *reason, int looks, TimestampTz next_look_at)
 {
 	static EviQuery upsert = {
-		.sql = "INSERT INTO evinbox_internal.halt (inbox_id, reason, halted_at, looks, next_look_at, failures)"
-		" VALUES ($1, $2, $3, $4, $5, $6)"
+		.sql = "INSERT INTO evinbox_internal.halt (inbox_id, reason, halted_at, looks, next_look_at)"
+		" VALUES ($1, $2, $3, $4, $5)"
 		" ON CONFLICT (inbox_id) DO UPDATE SET reason = excluded.reason, looks = excluded.looks,"
-		" next_look_at = excluded.next_look_at, failures = excluded.failures",
+		" next_look_at = excluded.next_look_at",
 		.expected = SPI_OK_INSERT,
-		.nargs = 6,
-		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, INT4OID},
+		.nargs = 5,
+		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID},
 	};
 	Datum		args[] = {Int32GetDatum(inbox->id), CStringGetTextDatum(reason),
 		TimestampTzGetDatum(GetCurrentTimestamp()), Int32GetDatum(looks),
-	TimestampTzGetDatum(next_look_at), Int32GetDatum(failures)};
+	TimestampTzGetDatum(next_look_at)};
 
 	(void) run_alone(&upsert, args, NULL);
 }
@@ -186,14 +186,13 @@ evi_halt_all(Snapshot snapshot)
 	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
 	{
 		EviHalt    *halt = palloc(sizeof(EviHalt));
-		Datum		values[Anum_halt_failures];
-		bool		isnull[Anum_halt_failures];
+		Datum		values[Anum_halt_next_look_at];
+		bool		isnull[Anum_halt_next_look_at];
 
 		heap_deform_tuple(tuple, RelationGetDescr(scan.table), values, isnull);
 		halt->inbox_id = DatumGetInt32(values[Anum_halt_inbox_id - 1]);
 		halt->looks = DatumGetInt32(values[Anum_halt_looks - 1]);
 		halt->next_look_at = DatumGetTimestampTz(values[Anum_halt_next_look_at - 1]);
-		halt->failures = DatumGetInt32(values[Anum_halt_failures - 1]);
 		result = lappend(result, halt);
 	}
 	evi_scan_end(&scan);
@@ -214,25 +213,54 @@ evi_halt_clear(int32 inbox_id)
 	(void) run_alone(&delete, args, NULL);
 }
 
-/* An event is about to be tried. Returns how often that was so, this time included. */
+/*
+ * An event is about to be tried. Returns how often that was so, this time
+ * included; an attempt after which nothing has ended is none.
+ */
 int
 evi_attempt_begin(const EviInbox *inbox, int64 event_id)
 {
 	static EviQuery upsert = {
-		.sql = "INSERT INTO evinbox_internal.attempt AS a (inbox_id, event_id, attempts) VALUES ($1, $2, 1)"
-		" ON CONFLICT (inbox_id, event_id) DO UPDATE SET attempts = a.attempts OPERATOR(pg_catalog.+) 1"
+		.sql = "INSERT INTO evinbox_internal.attempt AS a (inbox_id, event_id, attempts, started_at)"
+		" VALUES ($1, $2, 1, $3) ON CONFLICT (inbox_id, event_id) DO UPDATE SET started_at = $3,"
+		" attempts = a.attempts OPERATOR(pg_catalog.+)"
+		" CASE WHEN a.started_at OPERATOR(pg_catalog.<) $4 THEN 1 ELSE 0 END"
 		" RETURNING attempts",
 		.expected = SPI_OK_INSERT_RETURNING,
-		.nargs = 2,
-		.argtypes = {INT4OID, INT8OID},
+		.nargs = 4,
+		.argtypes = {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID},
 	};
-	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
+	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id),
+		TimestampTzGetDatum(GetCurrentTimestamp()),
+	TimestampTzGetDatum(evi_shmem_unclean_end())};
 	EviSection	section;
 	int			result;
 	bool		isnull;
 
 	(void) run_query(&upsert, args, NULL, &section);
 	result = DatumGetInt32(evi_query_value(0, 1, &isnull));
+	end_query(&section);
+	return result;
+}
+
+/* how often it was tried, as far as that is on record */
+int
+evi_attempt_count(const EviInbox *inbox, int64 event_id)
+{
+	static EviQuery select = {
+		.sql = "SELECT a.attempts FROM evinbox_internal.attempt a WHERE a.inbox_id OPERATOR(pg_catalog.=) $1"
+		" AND a.event_id OPERATOR(pg_catalog.=) $2",
+		.expected = SPI_OK_SELECT,
+		.nargs = 2,
+		.argtypes = {INT4OID, INT8OID},
+	};
+	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
+	EviSection	section;
+	int			result = 0;
+	bool		isnull;
+
+	if (run_query(&select, args, NULL, &section) > 0)
+		result = DatumGetInt32(evi_query_value(0, 1, &isnull));
 	end_query(&section);
 	return result;
 }

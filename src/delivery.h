@@ -34,7 +34,6 @@ typedef struct EviHalt
 	int32		inbox_id;
 	int			looks;
 	TimestampTz next_look_at;
-	int			failures;		/* in a row, at the time */
 } EviHalt;
 
 extern void evi_delivery_fail(const EviInbox *inbox, int64 event_id, const EviOutcome *outcome,
@@ -45,10 +44,11 @@ extern int	evi_delivery_due(const EviInbox *inbox, int most, MemoryContext conte
 extern TimestampTz evi_delivery_next(const EviInbox *inbox);
 
 extern void evi_halt_set(const EviInbox *inbox, const char *reason, int looks,
-						 TimestampTz next_look_at, int failures);
+						 TimestampTz next_look_at);
 extern List *evi_halt_all(Snapshot snapshot);
 extern void evi_halt_clear(int32 inbox_id);
 
+extern int	evi_attempt_count(const EviInbox *inbox, int64 event_id);
 extern int	evi_attempt_begin(const EviInbox *inbox, int64 event_id);
 extern void evi_attempt_end(const EviInbox *inbox, int64 event_id);
 

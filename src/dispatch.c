@@ -105,11 +105,13 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 
 			cursor = evi_progress_cursor_at(progress, attempt.to);
 			if (attempt.nhandled > 0)
+			{
 				cursor.dispatched_at = GetCurrentTimestamp();
+				cursor.streak = 0;
+			}
 			if (progress->halts > 0)
 				evi_halt_clear(inbox->id);
-			if (progress->tried_id != 0)
-				evi_attempt_end(inbox, progress->tried_id);
+			evi_setback_tried(progress);
 			seq = evi_cursor_append(inbox->id, progress->lane, &cursor);
 			PopActiveSnapshot();
 		}
@@ -127,8 +129,6 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 	progress->halts = progress->conflicts = 0;
 	progress->tried_id = 0;
 	progress->failing = false;
-	if (attempt.nhandled > 0)
-		progress->streak = 0;
 	progress->limit = progress->limit > window->count ? 0 : progress->limit * 2;
 	if (in_worker)
 		flush_now_and_then(progress, attempt.to - attempt.from);
@@ -181,8 +181,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 				if (progress->halts > 0)
 					evi_halt_clear(inbox->id);
 			}
-			if (progress->tried_id != 0)
-				evi_attempt_end(inbox, progress->tried_id);
+			evi_setback_tried(progress);
 			PopActiveSnapshot();
 		}
 		evi_attempt_commit(&attempt, &unit);
@@ -203,7 +202,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 	if (attempt.batch)
 		progress->halts = 0;
 	if (attempt.nhandled > 0)
-		progress->streak = 0;
+		progress->cursor.streak = 0;
 	*handled += attempt.nhandled;
 	return step;
 }

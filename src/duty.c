@@ -122,6 +122,13 @@ evi_duty_is_mine(void)
 	return is_on_duty(evi_shmem_my_slot());
 }
 
+/* This runner is not to be there any more. */
+void
+evi_duty_leave(void)
+{
+	pg_atomic_write_u32(&evi_shmem_my_slot()->is_to_leave, 1);
+}
+
 bool
 evi_duty_is_to_leave(void)
 {

@@ -17,6 +17,7 @@ extern uint32 evi_duty_others_moves(void);
 extern void evi_duty_call_for_help(void);
 extern bool evi_duty_was_stuck(void);
 extern bool evi_duty_is_mine(void);
+extern void evi_duty_leave(void);
 extern bool evi_duty_is_to_leave(void);
 extern void evi_duty_watch(bool watches);
 

@@ -77,7 +77,8 @@
 #define Anum_cursor_backlog_seq 10
 #define Anum_cursor_backlog_position 11
 #define Anum_cursor_dispatched_at 12
-#define Natts_cursor 12
+#define Anum_cursor_streak 13
+#define Natts_cursor 13
 
 #define Anum_backlog_inbox_id 1
 #define Anum_backlog_lane 2
@@ -95,7 +96,6 @@
 #define Anum_halt_halted_at 3
 #define Anum_halt_looks 4
 #define Anum_halt_next_look_at 5
-#define Anum_halt_failures 6
 
 /* the lane of an inbox that replays; the others count from 0 */
 #define EVI_REPLAY_LANE (-1)

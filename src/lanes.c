@@ -151,7 +151,6 @@ read_halts(Snapshot snapshot, bool is_new_chance)
 	foreach(lc, lanes)
 	{
 		EviProgress *progress = lfirst(lc);
-		bool		was_halted = progress->halts > 0;
 
 		progress->halts = 0;
 		progress->halted_until = 0;
@@ -162,11 +161,8 @@ read_halts(Snapshot snapshot, bool is_new_chance)
 			if (halt->inbox_id != progress->inbox->id)
 				continue;
 			progress->halts = halt->looks;
-			progress->streak = Max(progress->streak, halt->failures);
 			progress->halted_until = is_new_chance ? 0 : halt->next_look_at;
 		}
-		if (was_halted && progress->halts == 0)
-			progress->streak = 0;
 	}
 }
 

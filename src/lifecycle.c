@@ -52,6 +52,7 @@ static void process_utility(PlannedStmt *pstmt, const char *query_string,
 static void access_object(ObjectAccessType access, Oid class_id, Oid object_id,
 						  int sub_id, void *arg);
 static void prepare_for(Node *statement);
+static void tell_roles_changed(void);
 static void keep_out(const char *database);
 static void keep_out_of(Oid database);
 static DefElem *find_option(List *options, const char *name);
@@ -134,6 +135,12 @@ prepare_for(Node *statement)
 		case T_RenameStmt:
 			if (((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
 				keep_out(((RenameStmt *) statement)->subname);
+			else if (((RenameStmt *) statement)->renameType == OBJECT_ROLE)
+				tell_roles_changed();
+			break;
+		case T_CreateRoleStmt:
+		case T_DropRoleStmt:
+			tell_roles_changed();
 			break;
 		case T_CreatedbStmt:
 			{
@@ -157,6 +164,14 @@ prepare_for(Node *statement)
 		default:
 			break;
 	}
+}
+
+/* Rules may have lost their owner, or found it again. */
+static void
+tell_roles_changed(void)
+{
+	evi_wakeup_runners();
+	evi_wakeup_coordinator();
 }
 
 static void

@@ -35,7 +35,9 @@ PG_FUNCTION_INFO_V1(evinbox_replay);
 
 static EviInbox *find_inbox(text *name);
 static bool may_operate(const EviInbox *inbox);
+static void forget_streaks(const EviInbox *inbox);
 static void write_rule(const EviInbox *inbox, bool enabled);
+static void touch_rule(const EviInbox *inbox);
 static uint64 run_alone(EviQuery *query, Datum *args, const char *nulls);
 static uint64 retry(const EviInbox *inbox, bool has_event, int64 event_id);
 
@@ -53,6 +55,7 @@ evinbox_resume(PG_FUNCTION_ARGS)
 	EviInbox   *inbox = find_inbox(PG_GETARG_TEXT_PP(0));
 
 	evi_halt_clear(inbox->id);
+	forget_streaks(inbox);
 	write_rule(inbox, true);
 	PG_RETURN_VOID();
 }
@@ -138,7 +141,7 @@ evinbox_replay(PG_FUNCTION_ARGS)
 	evi_backlog_add(inbox->id, EVI_REPLAY_LANE, &range);
 	(void) evi_cursor_append(inbox->id, EVI_REPLAY_LANE, cursor);
 	PopActiveSnapshot();
-	write_rule(inbox, inbox->enabled);
+	touch_rule(inbox);
 	PG_RETURN_VOID();
 }
 
@@ -166,6 +169,26 @@ may_operate(const EviInbox *inbox)
 	return OidIsValid(inbox->owner) ? is_member_of_role(GetUserId(), inbox->owner) : superuser();
 }
 
+/* Waits for a batch that is going on: it would store what it knows. */
+static void
+forget_streaks(const EviInbox *inbox)
+{
+	for (int lane = EVI_REPLAY_LANE; lane < inbox->shards; lane++)
+	{
+		EviCursor  *cursor;
+
+		(void) evi_cursor_lock(inbox->id, lane, true);
+		PushActiveSnapshot(GetLatestSnapshot());
+		cursor = evi_cursor_read(inbox->id, lane, GetActiveSnapshot());
+		if (cursor && cursor->streak > 0)
+		{
+			cursor->streak = 0;
+			(void) evi_cursor_append(inbox->id, lane, cursor);
+		}
+		PopActiveSnapshot();
+	}
+}
+
 static void
 write_rule(const EviInbox *inbox, bool enabled)
 {
@@ -176,6 +199,21 @@ write_rule(const EviInbox *inbox, bool enabled)
 		.argtypes = {TEXTOID, BOOLOID},
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name), BoolGetDatum(enabled)};
+
+	(void) run_alone(&update, args, NULL);
+}
+
+/* Only tells the runners; somebody else may pause it meanwhile. */
+static void
+touch_rule(const EviInbox *inbox)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.inbox i SET enabled = i.enabled WHERE i.name OPERATOR(pg_catalog.=) $1",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 1,
+		.argtypes = {TEXTOID},
+	};
+	Datum		args[] = {CStringGetTextDatum(inbox->name)};
 
 	(void) run_alone(&update, args, NULL);
 }
@@ -198,7 +236,7 @@ retry(const EviInbox *inbox, bool has_event, int64 event_id)
 	uint64		result = run_alone(&update, args, has_event ? NULL : " n ");
 
 	if (result > 0)
-		write_rule(inbox, inbox->enabled);
+		touch_rule(inbox);
 	return result;
 }
 

@@ -25,12 +25,12 @@ typedef struct EviProgress
 	bool		has_backlog;	/* is there perhaps something in it? */
 	EviWindow  *window;			/* NULL if a new one has to be opened */
 	int			next;			/* index of its next event */
+	uint64		look;			/* of its runner, when it was opened */
 	int			limit;			/* smaller batches after a failure; 0 for none */
 	int			suspects;		/* how many events to take one by one: see delivery.c */
 	int64		tried_id;		/* the event whose attempt is recorded; or 0 */
 	int64		unflushed;		/* events that a crash may give us again */
 	int64		failures;		/* of events, since it was created */
-	int			streak;			/* failures in a row */
 	int			conflicts;		/* attempts in a row that were in each other's way */
 	bool		failing;		/* was the last thing to happen a failure? */
 	int			halts;			/* how often in a row the rule did not work */

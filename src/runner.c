@@ -33,6 +33,7 @@
 #include "evinbox.h"
 #include "lanes.h"
 #include "relation.h"
+#include "setback.h"
 #include "wakeup.h"
 #include "worker.h"
 
@@ -51,9 +52,12 @@ PGDLLEXPORT void evi_runner_main(Datum arg);
 static MemoryContext runner_context;
 static List *lanes = NIL;		/* of EviProgress, in the order of turns */
 static TimestampTz plans_since = 0;
+static char *role;				/* its name, by which rules have their owners */
+static uint64 looks = 0;		/* so far */
 static TimeoutId stuck_timeout;
 
 static void look(void);
+static bool role_is_gone(void);
 static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now);
 static EviWindow *find_window(const EviCursor *cursor, const EviSnapshot *upper);
 static bool is_ready(const EviProgress *progress, TimestampTz now);
@@ -77,7 +81,8 @@ evi_runner_main(Datum arg)
 	evi_worker_start(DatumGetInt32(arg), &database, &owner);
 	BackgroundWorkerInitializeConnectionByOid(database, owner, BGWORKER_BYPASS_ROLELOGINCHECK);
 	StartTransactionCommand();
-	evi_worker_name(psprintf("evinbox runner for %s", GetUserNameFromId(owner, false)));
+	role = MemoryContextStrdup(TopMemoryContext, GetUserNameFromId(owner, false));
+	evi_worker_name(psprintf("evinbox runner for %s", role));
 	CommitTransactionCommand();
 	evi_deadline_init();
 	stuck_timeout = RegisterTimeout(USER_TIMEOUT, evi_duty_call_for_help);
@@ -119,12 +124,19 @@ look(void)
 	EviSnapshot *upper;
 	uint32		moves = evi_duty_others_moves();
 
+	looks++;
 	pgstat_report_activity(STATE_RUNNING, "looking for events");
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (!evi_relation_installed())
 	{
 		CommitTransactionCommand();
+		proc_exit(0);
+	}
+	if (role_is_gone())
+	{
+		CommitTransactionCommand();
+		evi_duty_leave();
 		proc_exit(0);
 	}
 	MemoryContextSwitchTo(context);
@@ -148,6 +160,15 @@ look(void)
 	MemoryContextSwitchTo(context);
 }
 
+/* It was dropped, or has another name: its rules are not for us any more. */
+static bool
+role_is_gone(void)
+{
+	char	   *name = GetUserNameFromId(GetUserId(), true);
+
+	return name == NULL || strcmp(name, role) != 0;
+}
+
 static void
 open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now)
 {
@@ -158,6 +179,9 @@ open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now)
 		EviProgress *progress = lfirst(lc);
 		bool		again = is_ready(progress, now) && progress->cursor.done &&
 			!evi_progress_has_events(progress);
+
+		if (again)
+			progress->look = looks;
 
 		/* where nothing is there, the cursor moves, but need not be stored for that */
 		while (again)
@@ -220,7 +244,10 @@ take_turn(EviProgress *progress)
 	switch (take_batch(progress, &has_missed))
 	{
 		case EVI_STEP_DONE:
-			return has_missed || evi_progress_has_events(progress) || progress->window->leads_on;
+
+			/* a wake-up may have been for what a window of a former look does not show */
+			return has_missed || evi_progress_has_events(progress) ||
+				progress->window->leads_on || progress->look != looks;
 		case EVI_STEP_MOVED:
 			return true;
 
@@ -261,6 +288,7 @@ take_batch(EviProgress *progress, bool *has_missed)
 	evi_duty_claim(progress->inbox->id, progress->lane);
 	enable_timeout_after(stuck_timeout, STUCK_MS);
 	step = evi_dispatch_batch(progress, true, 0, &handled);
+	evi_setback_release();
 	disable_timeout(stuck_timeout, false);
 	evi_duty_unclaim();
 	*has_missed = may_have_missed();
@@ -332,6 +360,7 @@ take_retries(EviProgress *progress)
 		evi_duty_claim(progress->inbox->id, progress->lane);
 		enable_timeout_after(stuck_timeout, STUCK_MS);
 		step = evi_dispatch_retry(progress, true, &due[i], &handled);
+		evi_setback_release();
 		disable_timeout(stuck_timeout, false);
 		evi_duty_unclaim();
 		has_missed = may_have_missed();

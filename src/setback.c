@@ -18,13 +18,18 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "backoff.h"
+#include "evinbox.h"
 #include "guc.h"
+#include "relation.h"
 #include "setback.h"
+#include "shmem.h"
 #include "unit.h"
 #include "verdict.h"
 
@@ -55,9 +60,12 @@ typedef struct Setback
 	int64		seq;
 } Setback;
 
+static LOCKMODE held_mode = NoLock;
+
+static void hold_suspects(LOCKMODE mode);
+static LOCKTAG suspects_tag(void);
 static void store(Setback *setback, void (*work) (void *arg));
 static void store_halt(void *arg);
-static void end_attempt(EviProgress *progress);
 static void store_failure(void *arg);
 static void store_attempt(void *arg);
 static EviStep lock(Setback *setback);
@@ -123,21 +131,17 @@ evi_setback_fail(EviProgress *progress, bool in_worker, int64 event_id, int form
 	int			most = evi_guc_max_failures();
 
 	/* no more dead letters, as long as nothing else comes of it */
-	if (setback.outcome.is_failure && next >= 0 && most > 0 && progress->streak >= most)
+	if (setback.outcome.is_failure && next >= 0 && most > 0 && progress->cursor.streak >= most)
 		return evi_setback_halt(progress, in_worker,
 								psprintf("%d events in a row have failed, the last one with: %s",
-										 progress->streak, error->message));
+										 progress->cursor.streak, error->message));
 
 	store(&setback, store_failure);
 	if (setback.step != EVI_STEP_DONE)
 		return setback.step;
 
 	if (setback.outcome.is_failure)
-	{
 		report_failure(progress, in_worker, event_id, error);
-		if (next >= 0)
-			progress->streak++;
-	}
 	progress->failures++;
 	progress->conflicts = 0;
 	if (setback.outcome.next_at != DT_NOEND)
@@ -159,19 +163,13 @@ evi_setback_try(EviProgress *progress, int64 event_id, int former_attempts, int 
 		.progress = progress,
 		.in_worker = true,
 		.event_id = event_id,
+		.former_attempts = former_attempts,
 		.next = next,
 	};
 	ErrorData	crashed = {
 		.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,
 		.message = "the server or its worker has ended whenever this event was handled",
 	};
-
-	/* it is recorded, but has not come to an end */
-	if (progress->tried_id == event_id)
-	{
-		*go_on = true;
-		return EVI_STEP_DONE;
-	}
 
 	*go_on = false;
 	store(&setback, store_attempt);
@@ -195,6 +193,56 @@ evi_setback_try(EviProgress *progress, int64 event_id, int former_attempts, int 
 }
 
 /*
+ * In the unit that has tried it: the end is to be as durable as the beginning,
+ * or the next crash would count it as well.
+ */
+void
+evi_setback_tried(EviProgress *progress)
+{
+	if (progress->tried_id == 0)
+		return;
+	evi_attempt_end(progress->inbox, progress->tried_id);
+	ForceSyncCommit();
+}
+
+/* after that unit, however it has ended */
+void
+evi_setback_release(void)
+{
+	if (held_mode != NoLock)
+	{
+		LOCKTAG		tag = suspects_tag();
+
+		LockRelease(&tag, held_mode, true);
+	}
+	held_mode = NoLock;
+}
+
+/*
+ * One that was there when something ended is tried while no other suspect is;
+ * else what ends next would be counted for several.
+ */
+static void
+hold_suspects(LOCKMODE mode)
+{
+	LOCKTAG		tag = suspects_tag();
+
+	evi_setback_release();
+	(void) LockAcquire(&tag, mode, true, false);
+	held_mode = mode;
+}
+
+/* of a database */
+static LOCKTAG
+suspects_tag(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), 0, 0);
+	return tag;
+}
+
+/*
  * In a worker, in a transaction of its own. In run(), none of the rule's code
  * runs here, so that an error is one of the caller's transaction.
  */
@@ -205,6 +253,7 @@ store(Setback *setback, void (*work) (void *arg))
 		evi_unit_run(true, work, setback);
 	else
 		work(setback);
+	setback->progress->tried_id = 0;
 }
 
 static void
@@ -217,19 +266,9 @@ store_halt(void *arg)
 	if (!evi_cursor_lock(progress->inbox->id, progress->lane, !setback->in_worker))
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
-	evi_halt_set(progress->inbox, setback->reason, progress->halts, progress->halted_until,
-				 progress->streak);
-	end_attempt(progress);
+	evi_halt_set(progress->inbox, setback->reason, progress->halts, progress->halted_until);
+	evi_setback_tried(progress);
 	PopActiveSnapshot();
-}
-
-/* if there is one that is recorded */
-static void
-end_attempt(EviProgress *progress)
-{
-	if (progress->tried_id != 0)
-		evi_attempt_end(progress->inbox, progress->tried_id);
-	progress->tried_id = 0;
 }
 
 static void
@@ -246,6 +285,8 @@ store_failure(void *arg)
 	if (setback->next >= 0)
 	{
 		setback->cursor = evi_progress_cursor_at(progress, setback->next);
+		if (setback->outcome.is_failure)
+			setback->cursor.streak++;
 		setback->seq = evi_cursor_append(inbox->id, progress->lane, &setback->cursor);
 	}
 
@@ -253,7 +294,11 @@ store_failure(void *arg)
 	if (setback->next >= 0 ||
 		evi_delivery_attempts(inbox, setback->event_id) == setback->former_attempts)
 		evi_delivery_fail(inbox, setback->event_id, &setback->outcome, setback->error);
-	end_attempt(progress);
+	evi_setback_tried(progress);
+
+	/* or a retry that ends the server would take it away, and come again */
+	if (evi_shmem_unclean_end() != 0)
+		ForceSyncCommit();
 	PopActiveSnapshot();
 }
 
@@ -265,6 +310,8 @@ store_attempt(void *arg)
 	setback->step = lock(setback);
 	if (setback->step != EVI_STEP_DONE)
 		return;
+	hold_suspects(evi_attempt_count(setback->progress->inbox, setback->event_id) > 0 ?
+				  ExclusiveLock : ShareLock);
 	setback->attempts = evi_attempt_begin(setback->progress->inbox, setback->event_id);
 	PopActiveSnapshot();
 
@@ -316,7 +363,7 @@ decide(const EviInbox *inbox, int former_attempts, const ErrorData *error)
 static void
 report_failure(EviProgress *progress, bool in_worker, int64 event_id, const ErrorData *error)
 {
-	if (!in_worker || !progress->failing)
+	if (!in_worker || (!progress->failing && progress->cursor.streak == 0))
 		ereport(in_worker ? LOG : WARNING,
 				(errmsg("inbox \"%s\" could not handle event " INT64_FORMAT ": %s",
 						progress->inbox->name, event_id, error->message),

@@ -29,4 +29,7 @@ extern EviStep evi_setback_fail(EviProgress *progress, bool in_worker, int64 eve
 extern EviStep evi_setback_try(EviProgress *progress, int64 event_id, int former_attempts,
 							   int next, bool *go_on);
 
+extern void evi_setback_tried(EviProgress *progress);
+extern void evi_setback_release(void);
+
 #endif							/* EVI_SETBACK_H */
