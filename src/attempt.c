@@ -82,7 +82,7 @@ static bool
 is_for_lane(const EviProgress *progress, EviBatch *batch, int n)
 {
 	int			lanes = progress->cursor.lanes;
-	const EviRange *range = progress->window->from_backlog ? &progress->window->range : NULL;
+	const EviRange *range = progress->window->range;
 
 	if (range && range->since != DT_NOBEGIN && evi_batch_parts(batch, n)->recorded_at < range->since)
 		return false;

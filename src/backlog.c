@@ -37,10 +37,14 @@
 #include "query.h"
 #include "relation.h"
 
+/* no more ranges than that in one window */
+#define MAX_TAKEN 1024
+
 static void begin_scan(EviScan *scan, int32 inbox_id, int lane, int64 from_seq,
 					   Snapshot snapshot);
 static void read_range(EviRange *range, HeapTuple tuple, TupleDesc desc);
 static bool is_done(const EviRange *range, const EviCursor *cursor);
+static bool goes_with(const EviRange *range, const EviRange *former);
 static int	leave_out(const EviRange *range, int64 *ids, int count);
 
 /* Its seq is given here. */
@@ -99,6 +103,50 @@ evi_backlog_next(int32 inbox_id, int lane, const EviCursor *cursor, Snapshot sna
 	}
 	evi_scan_end(&scan);
 	return found;
+}
+
+/*
+ * The first ranges that are not done, as far as they can be handled together:
+ * with so many ids at the most, in the order of ids, and all exact and for the
+ * same events; or else the first one alone. Returns NULL if there is none.
+ */
+EviRange *
+evi_backlog_take(int32 inbox_id, int lane, const EviCursor *cursor, int most,
+				 Snapshot snapshot, int *count)
+{
+	EviRange   *ranges = palloc(sizeof(EviRange) * MAX_TAKEN);
+	int64		nids = 0;
+	EviScan		scan;
+	HeapTuple	tuple;
+
+	*count = 0;
+	begin_scan(&scan, inbox_id, lane, cursor->backlog_seq, snapshot);
+	while (*count < MAX_TAKEN && (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	{
+		EviRange   *range = &ranges[*count];
+
+		read_range(range, tuple, RelationGetDescr(scan.table));
+		if (is_done(range, cursor))
+			continue;
+		if (range->seq == cursor->backlog_seq)
+			range->first_id = Max(range->first_id, cursor->backlog_position + 1);
+		nids += range->last_id - range->first_id + 1;
+		if (*count > 0 && (nids > most || !goes_with(range, &ranges[*count - 1])))
+			break;
+		(*count)++;
+	}
+	evi_scan_end(&scan);
+	return *count > 0 ? ranges : NULL;
+}
+
+static bool
+goes_with(const EviRange *range, const EviRange *former)
+{
+	return range->is_exact && former->is_exact &&
+		range->first_id > former->last_id &&
+		range->since == former->since &&
+		range->former_lane == former->former_lane &&
+		range->former_lanes == former->former_lanes;
 }
 
 /* what is left to do: ranges, the first of them perhaps in part */

@@ -308,7 +308,8 @@ tell_if_exhausted(void)
 	if (!evi_unit_exhausted())
 		return false;
 	ereport(NOTICE,
-			(errmsg("run() has stopped early, because too many events have failed"),
+			(errmsg("run() has stopped early, for the number of its subtransactions"),
+			 errdetail("Failing events, and windows of a backlog, take one or two each."),
 			 errhint("Call it again in another transaction.")));
 	return true;
 }

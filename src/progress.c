@@ -70,8 +70,7 @@ void
 evi_progress_open(EviProgress *progress, const EviSnapshot *upper, uint64 own_xid,
 				  EviWindow *shared, Snapshot snapshot, MemoryContext parent)
 {
-	EviWindow  *window;
-	EviRange	range;
+	EviWindow  *window = NULL;
 
 	/* a lane that is no more: its rule will tell */
 	if (!progress->cursor.done)
@@ -80,14 +79,10 @@ evi_progress_open(EviProgress *progress, const EviSnapshot *upper, uint64 own_xi
 		return;
 	}
 	if (progress->has_backlog)
-		progress->has_backlog = evi_backlog_next(progress->inbox->id, progress->lane,
-												 &progress->cursor, snapshot, &range);
-	if (progress->has_backlog)
 		window = evi_window_open_backlog(progress->inbox->id, progress->lane, &progress->cursor,
-										 &range, upper, own_xid, snapshot, parent);
-	else if (progress->lane == EVI_REPLAY_LANE)
-		window = NULL;
-	else
+										 upper, own_xid, snapshot, parent);
+	progress->has_backlog = window != NULL;
+	if (!window && progress->lane != EVI_REPLAY_LANE)
 		window = shared ? shared : evi_window_open(&progress->cursor, upper, own_xid, snapshot, parent);
 	evi_progress_use_window(progress, window);
 }
@@ -101,7 +96,7 @@ bool
 evi_progress_pass(EviProgress *progress)
 {
 	EviCursor	cursor = evi_progress_cursor_at(progress, 0);
-	bool		unstored = progress->unstored || progress->window->from_backlog ||
+	bool		unstored = progress->unstored || progress->window->range ||
 		cursor.own_xid != progress->cursor.own_xid;
 	bool		leads_on = progress->window->leads_on;
 
@@ -139,11 +134,9 @@ evi_progress_cursor_at(const EviProgress *progress, int next)
 	EviWindow  *window = progress->window;
 	EviCursor	cursor = progress->cursor;
 
-	if (window->from_backlog)
+	if (window->range)
 	{
-		cursor.backlog_seq = window->range.seq;
-		cursor.backlog_position = next < window->count ? window->id[next - 1] :
-			(window->is_whole ? window->range.last_id : window->position);
+		cursor.backlog_seq = evi_window_place(window, next, &cursor.backlog_position)->seq;
 		return cursor;
 	}
 	if (next < window->count || !window->is_whole)

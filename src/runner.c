@@ -236,10 +236,14 @@ take_turn(EviProgress *progress)
 	if (!evi_progress_has_events(progress))
 		return was_halted;
 
-	if (holds_outbox(progress, now) && evi_dispatch_absorb(progress))
+	if (holds_outbox(progress, now))
 	{
-		evi_duty_note_move();
-		return true;
+		if (evi_dispatch_absorb(progress))
+			evi_duty_note_move();
+
+		/* it has become a backlog, or somebody else has moved it */
+		if (!evi_progress_has_events(progress))
+			return true;
 	}
 	switch (take_batch(progress, &has_missed))
 	{
@@ -265,7 +269,7 @@ take_turn(EviProgress *progress)
 static bool
 holds_outbox(EviProgress *progress, TimestampTz now)
 {
-	if (!progress->window->from_backlog && !progress->window->reopened)
+	if (!progress->window->range && !progress->window->reopened)
 		progress->absorb_at = 0;
 	else if (progress->absorb_at == 0)
 		progress->absorb_at = TimestampTzPlusMilliseconds(now, ABSORB_MS);

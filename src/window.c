@@ -75,37 +75,71 @@ evi_window_open(const EviCursor *cursor, const EviSnapshot *upper, uint64 own_xi
 	return window;
 }
 
-/* Opens a window of the first events that are left of a range. */
+/* Opens a window of the first ranges of a lane's backlog; NULL if it has none. */
 EviWindow *
 evi_window_open_backlog(int32 inbox_id, int lane, const EviCursor *cursor,
-						const EviRange *range, const EviSnapshot *upper, uint64 own_xid,
+						const EviSnapshot *upper, uint64 own_xid,
 						Snapshot snapshot, MemoryContext parent)
 {
 	EviWindow  *window = create_window(parent);
 	MemoryContext former = MemoryContextSwitchTo(window->context);
-	int64		from = range->first_id;
 
-	if (range->seq == cursor->backlog_seq)
-		from = Max(from, cursor->backlog_position + 1);
+	window->range = evi_backlog_take(inbox_id, lane, cursor, STEP_IDS, snapshot,
+									 &window->nranges);
+	if (!window->range)
+	{
+		MemoryContextSwitchTo(former);
+		MemoryContextDelete(window->context);
+		return NULL;
+	}
 
-	window->from_backlog = true;
+	/* only a range by itself may have more than that */
+	window->id = palloc(sizeof(int64) * STEP_IDS);
+	for (int i = 0; i < window->nranges; i++)
+	{
+		int64	   *ids;
+		int			count = evi_fetch_ids(window->range[i].first_id, window->range[i].last_id,
+										  STEP_IDS, snapshot, &ids);
+
+		memcpy(window->id + window->count, ids, sizeof(int64) * count);
+		window->count += count;
+		pfree(ids);
+	}
 	window->leads_on = true;
-	window->range = *range;
-	window->count = evi_fetch_ids(from, range->last_id, STEP_IDS, snapshot, &window->id);
 	window->is_whole = window->count < STEP_IDS;
 	if (window->count > 0)
 		window->position = window->id[window->count - 1];
 
-	if (!range->is_exact)
+	if (!window->range->is_exact)
 	{
 		if (own_xid != 0)
 			upper = evi_snapshot_with(upper, own_xid);
 		window->count = leave_unfinished(cursor, upper, snapshot, window->id, window->count);
-		window->count = evi_backlog_leave_later(inbox_id, lane, range, snapshot,
+		window->count = evi_backlog_leave_later(inbox_id, lane, window->range, snapshot,
 												window->id, window->count);
 	}
 	MemoryContextSwitchTo(former);
 	return window;
+}
+
+/* In which range, and how far, a lane stands that has handled what is before an index. */
+const EviRange *
+evi_window_place(const EviWindow *window, int next, int64 *position)
+{
+	int			at = 0;
+
+	if (next == window->count && window->is_whole)
+	{
+		at = window->nranges - 1;
+		*position = window->range[at].last_id;
+	}
+	else
+	{
+		*position = next == window->count ? window->position : window->id[next - 1];
+		while (window->range[at].last_id < *position)
+			at++;
+	}
+	return &window->range[at];
 }
 
 /* Would this cursor get a window like this one? */

@@ -34,8 +34,9 @@ typedef struct EviWindow
 	bool		reopened;		/* the cursor stood in it already, at ... */
 	int64		position;
 
-	bool		from_backlog;
-	EviRange	range;
+	/* of a backlog: the ranges that it is made of; else NULL */
+	EviRange   *range;
+	int			nranges;
 
 	int			count;
 	int64	   *id;				/* sorted */
@@ -49,9 +50,9 @@ typedef struct EviWindow
 extern EviWindow *evi_window_open(const EviCursor *cursor, const EviSnapshot *upper,
 								  uint64 own_xid, Snapshot snapshot, MemoryContext parent);
 extern EviWindow *evi_window_open_backlog(int32 inbox_id, int lane, const EviCursor *cursor,
-										  const EviRange *range, const EviSnapshot *upper,
-										  uint64 own_xid, Snapshot snapshot,
-										  MemoryContext parent);
+										  const EviSnapshot *upper, uint64 own_xid,
+										  Snapshot snapshot, MemoryContext parent);
+extern const EviRange *evi_window_place(const EviWindow *window, int next, int64 *position);
 extern bool evi_window_suits(const EviWindow *window, const EviCursor *cursor,
 							 const EviSnapshot *upper);
 extern int	evi_window_index_of(const EviWindow *window, int64 id);
