@@ -35,6 +35,7 @@
 #include "shmem.h"
 
 #define SLICE_MS 1000
+#define UNWANTED_MS 10000		/* how long what no list wants may wait to be passed */
 
 /* an owner who waits for a place */
 typedef struct Waiting
@@ -58,9 +59,11 @@ static int64 last_turn = 0;
 static bool want_runners(Oid database, List *owners, int places);
 static void want_siblings(Oid database, List *owners, int places, bool *fits);
 static long take_turns(Oid database, List *owners, int places, Snapshot snapshot);
-static List *find_waiting(Oid database, List *owners, Snapshot snapshot, int *served);
+static List *find_waiting(Oid database, List *owners, Snapshot snapshot, int *served,
+						  int *leaving);
 static TimestampTz due_time(Oid role, Snapshot snapshot);
-static bool has_events(EviInbox *inbox, int lane, Snapshot snapshot);
+static TimestampTz events_due(EviInbox *inbox, int lane, Snapshot snapshot);
+static TimestampTz window_due(const EviInbox *inbox, const EviWindow *window, Snapshot snapshot);
 static int	compare_waiting(const ListCell *a, const ListCell *b);
 static Turn *turn_of(Oid role);
 static bool give_place(Oid database, Oid role);
@@ -168,8 +171,14 @@ take_turns(Oid database, List *owners, int places, Snapshot snapshot)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = DT_NOEND;
 	int			served = 0;
-	List	   *waiting = find_waiting(database, owners, snapshot, &served);
+	int			leaving = 0;
+	List	   *waiting = find_waiting(database, owners, snapshot, &served, &leaving);
 	ListCell   *lc;
+
+	/* there may be less places than there were */
+	for (int excess = served - leaving - places; excess > 0; excess--)
+		if (!ask_to_leave(database, &next))
+			break;
 
 	list_sort(waiting, compare_waiting);
 	foreach(lc, waiting)
@@ -188,7 +197,7 @@ take_turns(Oid database, List *owners, int places, Snapshot snapshot)
 
 /* Those without a runner; keeps the runners of all others. */
 static List *
-find_waiting(Oid database, List *owners, Snapshot snapshot, int *served)
+find_waiting(Oid database, List *owners, Snapshot snapshot, int *served, int *leaving)
 {
 	List	   *result = NIL;
 	List	   *roles = NIL;
@@ -208,6 +217,8 @@ find_waiting(Oid database, List *owners, Snapshot snapshot, int *served)
 			worker->wanted = false;
 		if (worker->wanted || worker->pid != 0)
 			(*served)++;
+		if (worker->pid != 0 && pg_atomic_read_u32(&worker->is_to_leave) != 0)
+			(*leaving)++;
 	}
 	foreach(lc, owners)
 	{
@@ -255,49 +266,53 @@ due_time(Oid role, Snapshot snapshot)
 
 		due_at = evi_delivery_next(inbox);
 		for (int lane = inbox->replayable ? EVI_REPLAY_LANE : 0; lane < inbox->shards; lane++)
-			if (has_events(inbox, lane, snapshot))
-				due_at = DT_NOBEGIN;
+			due_at = Min(due_at, events_due(inbox, lane, snapshot));
 		result = Min(result, Max(due_at, halted_until));
 	}
 	return result;
 }
 
-/* Does a lane have events that its lists want, or so many that it may? */
-static bool
-has_events(EviInbox *inbox, int lane, Snapshot snapshot)
+/*
+ * When a lane has to go on: now, if there are events that its lists want, or
+ * so many that there may be.
+ */
+static TimestampTz
+events_due(EviInbox *inbox, int lane, Snapshot snapshot)
 {
 	EviProgress *progress = evi_progress_create(inbox, lane, CurrentMemoryContext);
-	bool		result = false;
-	bool		leads_on = true;
+	TimestampTz result = DT_NOEND;
+	bool		leads_on = evi_progress_read_cursor(progress, snapshot);
 
-	if (evi_progress_read_cursor(progress, snapshot))
-		while (leads_on && !result)
-		{
-			EviBatch   *batch;
-			int			fetched;
-
-			evi_progress_open(progress, evi_snapshot_active(), 0, NULL, snapshot,
-							  CurrentMemoryContext);
-			if (!progress->window)
-				break;
-			if (progress->window->count == 0)
-			{
-				leads_on = evi_progress_pass(progress);
-				continue;
-			}
-			batch = evi_fetch_batch(progress->window->id, progress->window->count, snapshot,
-									&fetched);
-			for (int i = 0; i < batch->count && !result; i++)
-			{
-				const EviEventParts *parts = evi_batch_parts(batch, i);
-
-				result = evi_inbox_wants(inbox, parts->subject_type, parts->action);
-			}
-			result |= fetched < progress->window->count || progress->window->leads_on;
-			leads_on = false;
-		}
+	while (leads_on)
+	{
+		evi_progress_open(progress, evi_snapshot_active(), 0, NULL, snapshot,
+						  CurrentMemoryContext);
+		leads_on = progress->window && progress->window->count == 0 &&
+			evi_progress_pass(progress);
+	}
+	if (evi_progress_has_events(progress))
+		result = window_due(inbox, progress->window, snapshot);
 	evi_progress_free(progress);
 	return result;
+}
+
+static TimestampTz
+window_due(const EviInbox *inbox, const EviWindow *window, Snapshot snapshot)
+{
+	int			fetched;
+	EviBatch   *batch = evi_fetch_batch(window->id, window->count, snapshot, &fetched);
+
+	if (fetched < window->count || window->leads_on)
+		return DT_NOBEGIN;
+	for (int i = 0; i < batch->count; i++)
+	{
+		const EviEventParts *parts = evi_batch_parts(batch, i);
+
+		if (evi_inbox_wants(inbox, parts->subject_type, parts->action))
+			return DT_NOBEGIN;
+	}
+	return batch->count == 0 ? DT_NOEND :
+		TimestampTzPlusMilliseconds(evi_batch_parts(batch, 0)->recorded_at, UNWANTED_MS);
 }
 
 /* who has waited longest, first */

@@ -68,7 +68,7 @@ static bool may_have_missed(void);
 static void tell_other_lanes(EviProgress *progress);
 static bool take_retries(EviProgress *progress);
 static void read_next_retry(EviProgress *progress);
-static bool store_cursors(void);
+static bool store_cursors(bool now_or_never);
 static long time_to_wait(void);
 
 void
@@ -104,11 +104,16 @@ evi_runner_main(Datum arg)
 		{
 			more |= take_turn(lfirst(lc));
 			if (evi_duty_is_to_leave())
-				proc_exit(0);
+				break;
+		}
+		if (evi_duty_is_to_leave())
+		{
+			(void) store_cursors(true);
+			proc_exit(0);
 		}
 		foreach(lc, lanes)
 			more |= take_retries(lfirst(lc));
-		more |= store_cursors();
+		more |= store_cursors(false);
 		evi_worker_settle();
 		if (!more)
 			evi_worker_wait(time_to_wait(), "waiting for events");
@@ -404,7 +409,7 @@ read_next_retry(EviProgress *progress)
  * Returns whether one turned out to be somewhere else.
  */
 static bool
-store_cursors(void)
+store_cursors(bool now_or_never)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
@@ -420,9 +425,9 @@ store_cursors(void)
 
 		if (!progress->unstored)
 			progress->store_at = 0;
-		else if (progress->store_at == 0)
+		else if (progress->store_at == 0 && !now_or_never)
 			progress->store_at = later;
-		else if (progress->store_at <= now && nstored < MAX_STORED)
+		else if (now_or_never || (progress->store_at <= now && nstored < MAX_STORED))
 		{
 			if (nstored++ == 0)
 				StartTransactionCommand();
