@@ -112,7 +112,9 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 			if (progress->halts > 0)
 				evi_halt_clear(inbox->id);
 			evi_setback_tried(progress);
-			seq = evi_cursor_append(inbox->id, progress->lane, &cursor);
+			/* what has no effects need not be stored: see store_cursors() in runner.c */
+			if (attempt.nhandled > 0 || progress->halts > 0 || progress->tried_id != 0 || !in_worker)
+				seq = evi_cursor_append(inbox->id, progress->lane, &cursor);
 			PopActiveSnapshot();
 		}
 		evi_attempt_commit(&attempt, &unit);

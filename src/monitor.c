@@ -40,7 +40,7 @@ typedef struct Lag
 } Lag;
 
 static Lag	measure(const EviLane *lane, Snapshot snapshot);
-static const char *worker_state(const EviWorker *worker);
+static const char *worker_state(EviWorker *worker);
 
 /* how far an inbox is behind, by what is stored: as far as its last lane */
 Datum
@@ -163,13 +163,15 @@ measure(const EviLane *lane, Snapshot snapshot)
 }
 
 static const char *
-worker_state(const EviWorker *worker)
+worker_state(EviWorker *worker)
 {
 	switch (worker->state)
 	{
 		case EVI_WORKER_STARTING:
 			return "starting";
 		case EVI_WORKER_RUNNING:
+			if (pg_atomic_read_u32(&worker->is_to_leave) != 0)
+				return "stopping";
 			return worker->wanted || worker->kind == EVI_LAUNCHER ? "running" : "stopping";
 		default:
 			return "waiting";

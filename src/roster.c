@@ -58,6 +58,8 @@ static int64 last_turn = 0;
 
 static bool want_runners(Oid database, List *owners, int places);
 static void want_siblings(Oid database, List *owners, int places, bool *fits);
+static void let_others_go(Oid database);
+static bool stays(Oid database, const EviOwner *owner, int number);
 static long take_turns(Oid database, List *owners, int places, Snapshot snapshot);
 static List *find_waiting(Oid database, List *owners, Snapshot snapshot, int *served,
 						  int *leaving);
@@ -138,8 +140,26 @@ want_runners(Oid database, List *owners, int places)
 	foreach(lc, owners)
 		fits &= evi_shmem_want(EVI_RUNNER, database, ((EviOwner *) lfirst(lc))->role, 0);
 	want_siblings(database, owners, places - list_length(owners), &fits);
+	let_others_go(database);
 	evi_shmem_unlock();
 	return fits;
+}
+
+/* Those that are not wanted, but may be in the middle of something, leave by themselves. */
+static void
+let_others_go(Oid database)
+{
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = evi_shmem_slot(i);
+
+		if (worker->kind != EVI_RUNNER || worker->database != database ||
+			worker->state != EVI_WORKER_RUNNING || worker->wanted)
+			continue;
+		worker->wanted = true;
+		pg_atomic_write_u32(&worker->is_to_leave, 1);
+		evi_shmem_wake_worker(worker);
+	}
 }
 
 static void
@@ -155,13 +175,37 @@ want_siblings(Oid database, List *owners, int places, bool *fits)
 		{
 			EviOwner   *owner = lfirst(lc);
 
-			if (owner->lanes <= number || places == 0)
+			if (places == 0 || (owner->lanes <= number && !stays(database, owner, number)))
 				continue;
 			*fits &= evi_shmem_want(EVI_RUNNER, database, owner->role, number);
 			places--;
 			any = true;
 		}
 	}
+}
+
+/*
+ * One that is stuck may be at a lane that is no more, and is of no use to the
+ * others: for each of these, one that is there may stay.
+ */
+static bool
+stays(Oid database, const EviOwner *owner, int number)
+{
+	int			lanes = owner->lanes;
+	bool		is_there = false;
+
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = evi_shmem_slot(i);
+
+		if (worker->state != EVI_WORKER_RUNNING || worker->kind != EVI_RUNNER ||
+			worker->database != database || worker->owner != owner->role)
+			continue;
+		is_there |= worker->number == number;
+		if (pg_atomic_read_u32(&worker->is_stuck) != 0)
+			lanes++;
+	}
+	return is_there && number < lanes;
 }
 
 /* There are more owners than places. */
@@ -176,9 +220,8 @@ take_turns(Oid database, List *owners, int places, Snapshot snapshot)
 	ListCell   *lc;
 
 	/* there may be less places than there were */
-	for (int excess = served - leaving - places; excess > 0; excess--)
-		if (!ask_to_leave(database, &next))
-			break;
+	while (served - leaving > places && ask_to_leave(database, &next))
+		leaving++;
 
 	list_sort(waiting, compare_waiting);
 	foreach(lc, waiting)
@@ -189,6 +232,8 @@ take_turns(Oid database, List *owners, int places, Snapshot snapshot)
 			next = Min(next, one->due_at);
 		else if (served < places && give_place(database, one->role))
 			served++;
+		else if (leaving > 0)
+			leaving--;
 		else if (!ask_to_leave(database, &next))
 			break;
 	}
@@ -374,9 +419,16 @@ ask_to_leave(Oid database, TimestampTz *next)
 		EviWorker  *worker = evi_shmem_slot(i);
 		bool		is_idle = pg_atomic_read_u32(&worker->is_idle) != 0;
 
-		if (worker->kind != EVI_RUNNER || worker->database != database || worker->pid == 0 ||
-			pg_atomic_read_u32(&worker->is_to_leave) != 0)
+		if (worker->state == EVI_WORKER_FREE || worker->kind != EVI_RUNNER ||
+			worker->database != database || pg_atomic_read_u32(&worker->is_to_leave) != 0)
 			continue;
+
+		/* it has not come yet, and nobody will tell us when it has */
+		if (worker->pid == 0)
+		{
+			*next = Min(*next, TimestampTzPlusMilliseconds(now, SLICE_MS));
+			continue;
+		}
 		if (!is_idle && !TimestampDifferenceExceeds(worker->started_at, now, SLICE_MS))
 		{
 			*next = Min(*next, TimestampTzPlusMilliseconds(worker->started_at, SLICE_MS + 1));

@@ -227,11 +227,21 @@ evi_shmem_wakeups(void)
 	return pg_atomic_read_u32(&shared->worker[my_slot].wakeups);
 }
 
-/* does this worker sleep? */
+/* Does this worker sleep? Then somebody else may have the place of a runner. */
 void
 evi_shmem_set_idle(bool is_idle)
 {
-	pg_atomic_write_u32(&shared->worker[my_slot].is_idle, is_idle);
+	EviWorker  *me = &shared->worker[my_slot];
+
+	pg_atomic_exchange_u32(&me->is_idle, is_idle);
+	for (int i = 0; is_idle && me->kind == EVI_RUNNER && i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+
+		if (worker->kind == EVI_COORDINATOR && worker->database == me->database &&
+			pg_atomic_read_u32(&worker->watches) != 0)
+			evi_shmem_wake_worker(worker);
+	}
 }
 
 /* A session has moved, or halted, what runners have to read anew. */

@@ -228,8 +228,6 @@ foreach my $round (1 .. 3)
 		"SELECT count(*) FROM evinbox.event e WHERE recorded_at >= '$time' AND"
 		  . " (SELECT count(*) FROM handled h WHERE inbox = 'time$round' AND event_id = e.id) <> 1",
 		'0', "time$round: each since then once");
-
-	# What was recorded before, but committed afterwards, may be new to it.
 	is_sql($node, $db,
 		"SELECT count(*) FROM handled JOIN evinbox.event e ON e.id = event_id WHERE inbox = 'time$round'"
 		  . " AND recorded_at < '$time'",

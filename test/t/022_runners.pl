@@ -6,6 +6,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 use EvinboxTest;
 
 my $node = evinbox_node('main', <<'EOS');
@@ -120,6 +121,26 @@ foreach my $action ('waits', 'sleeps', 'is busy')
 	$node->safe_psql($db, 'TRUNCATE handled');
 }
 
+# The slow one is paused, while it is at it: with one inbox less, there is less
+# to do, but the runner that has nothing else to do is the one that stays.
+$node->safe_psql($db, "DELETE FROM evinbox.inbox WHERE name = 'both'");
+shut(1);
+$node->safe_psql($db, "SELECT evinbox.record_event('Slow', 3, 'waits')");
+wait_for($node, $db, 'SELECT count(*) = 1 FROM in_handler', 'a slow handler');
+my $paused_at = $node->safe_psql($db, "SELECT clock_timestamp() FROM evinbox.pause('slow')");
+wait_for($node, $db,
+	"SELECT state = 'idle' AND state_change > '$paused_at' FROM pg_stat_activity"
+	  . " WHERE backend_type = 'evinbox coordinator'", 'whose inbox is paused');
+foreach my $subject (1 .. 3)
+{
+	my $id = $node->safe_psql($db, "SELECT evinbox.record_event('Quick', $subject, 'happened')");
+	wait_for($node, $db, "SELECT count(*) = 1 FROM handled WHERE event_id = $id AND inbox = 'quick'",
+		"event $subject is handled all the same");
+	usleep(100_000);
+}
+is_sql($node, $db, 'SELECT count(*) FROM in_handler', '1', 'and the slow handler is still at it');
+open_gate(1);
+
 # -- four places -----------------------------------------------------------------------
 
 remove_inboxes();
@@ -165,13 +186,18 @@ foreach my $count (1, 5, 2, 4)
 ok(finish($bench), 'writers meanwhile');
 are_each_once(5, 'more and less runners');
 
-# What a runner that has to go was at is done by another one.
+# A runner that has to go finishes what it is at.
 shut(1 .. 4);
 record($node, $db, 'for all', 'waits');
 wait_for($node, $db, 'SELECT count(*) = 4 FROM in_handler', 'four are in their handlers');
+my $pids = $node->safe_psql($db, 'SELECT string_agg(DISTINCT pid::text, \',\') FROM in_handler');
 set_conf($node, 'evinbox.max_runners', 1);
-runners_are(1, 'one stays');
+wait_for($node, $db,
+	"SELECT count(*) = 3 FROM evinbox.worker_status WHERE kind = 'runner' AND state = 'stopping'",
+	'three are told to go');
+is_sql($node, $db, "SELECT count(*) FROM in_handler WHERE pid IN ($pids)", '4', 'nobody is interrupted');
 open_gate(1 .. 4);
+runners_are(1, 'one stays');
 are_each_once(5, 'one runner');
 set_conf($node, 'evinbox.max_runners', 4);
 runners_are(4, 'and all are back');

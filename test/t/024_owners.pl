@@ -99,7 +99,7 @@ all_are_handled('many events');
 # Each one has more to do than it gets done in its turn. All are served all the
 # same: in the end of the load's time, each has come on since its middle.
 
-my $bench = start_pgbench($node, $db, <<'EOS', '-c', 2, '-T', 5, '-R', 100);
+my $bench = start_pgbench($node, $db, <<'EOS', '-c', 2, '-T', 4, '-R', 100);
 SELECT evinbox.record_event('Thing', :client_id, 'takes long');
 EOS
 my $start = $node->safe_psql($db, 'SELECT max(id) FROM evinbox.event');
@@ -201,7 +201,7 @@ my ($before, $after) = ('', '');
 foreach my $round (1 .. 5)
 {
 	$before = $node->safe_psql('postgres', $looking);
-	sleep 4;
+	sleep 3;
 	$after = $node->safe_psql('postgres', $looking);
 	note "$before\n$after";
 	last if $before eq $after;
