@@ -26,7 +26,6 @@
 static char *describe_context(const ErrorData *error);
 static uint64 run_query(EviQuery *query, Datum *args, const char *nulls, EviSection *section);
 static void end_query(EviSection *section);
-static uint64 run_alone(EviQuery *query, Datum *args, const char *nulls);
 
 /* Records that an event was not handled, why, and what becomes of it. */
 void
@@ -62,7 +61,7 @@ evi_delivery_fail(const EviInbox *inbox, int64 event_id, const EviOutcome *outco
 
 	nulls[4] = outcome->next_at == DT_NOEND ? 'n' : ' ';
 	nulls[7] = context ? ' ' : 'n';
-	(void) run_alone(&upsert, args, nulls);
+	(void) evi_query_run_alone(&upsert, args, nulls);
 }
 
 /* A retry was a success, or is not wanted any more. False if its row is gone. */
@@ -78,7 +77,7 @@ evi_delivery_done(const EviInbox *inbox, int64 event_id)
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name), Int64GetDatum(event_id)};
 
-	return run_alone(&delete, args, NULL) > 0;
+	return evi_query_run_alone(&delete, args, NULL) > 0;
 }
 
 /* how often it has failed, if it is to be retried; else -1 */
@@ -171,7 +170,7 @@ evi_halt_set(const EviInbox *inbox, const char *reason, int looks, TimestampTz n
 		TimestampTzGetDatum(GetCurrentTimestamp()), Int32GetDatum(looks),
 	TimestampTzGetDatum(next_look_at)};
 
-	(void) run_alone(&upsert, args, NULL);
+	(void) evi_query_run_alone(&upsert, args, NULL);
 }
 
 /* all inboxes that are halted, of any owner */
@@ -210,7 +209,7 @@ evi_halt_clear(int32 inbox_id)
 	};
 	Datum		args[] = {Int32GetDatum(inbox_id)};
 
-	(void) run_alone(&delete, args, NULL);
+	(void) evi_query_run_alone(&delete, args, NULL);
 }
 
 /*
@@ -278,7 +277,7 @@ evi_attempt_end(const EviInbox *inbox, int64 event_id)
 	};
 	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
 
-	(void) run_alone(&delete, args, NULL);
+	(void) evi_query_run_alone(&delete, args, NULL);
 }
 
 /* detail, hint and call stack of an error, as they are usually shown; or NULL */
@@ -313,14 +312,4 @@ end_query(EviSection *section)
 {
 	evi_section_leave(section);
 	evi_query_close();
-}
-
-static uint64
-run_alone(EviQuery *query, Datum *args, const char *nulls)
-{
-	EviSection	section;
-	uint64		result = run_query(query, args, nulls, &section);
-
-	end_query(&section);
-	return result;
 }

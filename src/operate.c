@@ -38,7 +38,6 @@ static bool may_operate(const EviInbox *inbox);
 static void forget_streaks(const EviInbox *inbox);
 static void write_rule(const EviInbox *inbox, bool enabled);
 static void touch_rule(const EviInbox *inbox);
-static uint64 run_alone(EviQuery *query, Datum *args, const char *nulls);
 static uint64 retry(const EviInbox *inbox, bool has_event, int64 event_id);
 
 Datum
@@ -93,7 +92,7 @@ evinbox_discard(PG_FUNCTION_ARGS)
 	Datum		args[] = {CStringGetTextDatum(inbox->name), PG_GETARG_DATUM(1),
 	TimestampTzGetDatum(GetCurrentTimestamp())};
 
-	if (run_alone(&update, args, NULL) == 0)
+	if (evi_query_run_alone(&update, args, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("event " INT64_FORMAT " has not failed in inbox \"%s\"",
@@ -200,7 +199,7 @@ write_rule(const EviInbox *inbox, bool enabled)
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name), BoolGetDatum(enabled)};
 
-	(void) run_alone(&update, args, NULL);
+	(void) evi_query_run_alone(&update, args, NULL);
 }
 
 /* Only tells the runners; somebody else may pause it meanwhile. */
@@ -215,7 +214,7 @@ touch_rule(const EviInbox *inbox)
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name)};
 
-	(void) run_alone(&update, args, NULL);
+	(void) evi_query_run_alone(&update, args, NULL);
 }
 
 /* What was skipped is tried again only if it is named. */
@@ -233,23 +232,9 @@ retry(const EviInbox *inbox, bool has_event, int64 event_id)
 	};
 	Datum		args[] = {CStringGetTextDatum(inbox->name), Int64GetDatum(event_id),
 	TimestampTzGetDatum(GetCurrentTimestamp())};
-	uint64		result = run_alone(&update, args, has_event ? NULL : " n ");
+	uint64		result = evi_query_run_alone(&update, args, has_event ? NULL : " n ");
 
 	if (result > 0)
 		touch_rule(inbox);
-	return result;
-}
-
-static uint64
-run_alone(EviQuery *query, Datum *args, const char *nulls)
-{
-	EviSection	section;
-	uint64		result;
-
-	evi_query_open();
-	evi_section_enter(&section);
-	result = evi_query_run(query, args, nulls, 0);
-	evi_section_leave(&section);
-	evi_query_close();
 	return result;
 }

@@ -100,6 +100,21 @@ evi_query_run(EviQuery *query, Datum *args, const char *nulls, long limit)
 	return SPI_processed;
 }
 
+/* the same, in a section of its own, for what returns no rows that matter */
+uint64
+evi_query_run_alone(EviQuery *query, Datum *args, const char *nulls)
+{
+	EviSection	section;
+	uint64		result;
+
+	evi_query_open();
+	evi_section_enter(&section);
+	result = evi_query_run(query, args, nulls, 0);
+	evi_section_leave(&section);
+	evi_query_close();
+	return result;
+}
+
 /* a utility command of our own, made of names that we chose */
 void
 evi_query_utility(const char *sql)
