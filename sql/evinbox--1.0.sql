@@ -111,7 +111,7 @@ COMMENT ON COLUMN evinbox.inbox.dispatch IS '''live'': by a worker, right after 
 COMMENT ON COLUMN evinbox.inbox.priority IS 'Inboxes of one owner take turns in this order, lowest first';
 COMMENT ON COLUMN evinbox.inbox.max_attempts IS 'How often a failing event is tried before it is a dead letter';
 COMMENT ON COLUMN evinbox.inbox.backoff IS 'Wait after the first failure; doubles with each further one';
-COMMENT ON COLUMN evinbox.inbox.timeout IS 'Longest time for one event in the worker; 0 for no limit';
+COMMENT ON COLUMN evinbox.inbox.timeout IS 'Longest time in the worker for a handler''s one event, or a statement''s or condition''s batch; 0 for no limit';
 COMMENT ON COLUMN evinbox.inbox.batch_size IS 'Most events that one transaction handles';
 COMMENT ON COLUMN evinbox.inbox.id IS 'Set by evinbox; stays when the inbox is renamed';
 COMMENT ON COLUMN evinbox.inbox.shards IS 'How many runners may work for it at once, each for some of the subjects';
@@ -361,7 +361,7 @@ CREATE FUNCTION evinbox.retry(inbox text DEFAULT NULL, event_id bigint DEFAULT N
 AS 'MODULE_PATHNAME', 'evinbox_retry'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evinbox.retry(text, bigint)
-	IS 'Has failed, dead and skipped events tried again now: one, an inbox''s, or all; returns how many';
+	IS 'Has failed and dead events tried again now: one, an inbox''s, or all; a skipped one if it is named; returns how many';
 
 CREATE FUNCTION evinbox.discard(inbox text, event_id bigint) RETURNS void
 AS 'MODULE_PATHNAME', 'evinbox_discard'

@@ -4,10 +4,11 @@
  *		Ranges of event ids that a lane has yet to handle.
  *
  * They come before whatever is in the outbox beyond the lane's cursor. There
- * are three sources: a new inbox may be given past events first; a replay is
- * a lane that has nothing but a range; and a lane that is so far behind that
- * it keeps the outbox from being emptied gets what is left for it there as
- * ranges, which are found in evinbox.event.
+ * are four sources: a new inbox may be given past events first; a replay is
+ * a lane that has nothing but ranges; a lane that is so far behind that it
+ * keeps the outbox from being emptied gets what is left for it there as
+ * ranges, which are found in evinbox.event; and so do all lanes of an inbox
+ * when their number is changed.
  *
  * A lane's ranges are handled in the order of seq, and each in the order of
  * ids; the cursor tells how far. Rows are only added, by whoever has locked
@@ -84,25 +85,6 @@ evi_backlog_add_ids(int32 inbox_id, int lane, const int64 *ids, int count)
 		while (i < count && ids[i] == range.last_id + 1);
 		evi_backlog_add(inbox_id, lane, &range);
 	}
-}
-
-/* the first range that is not done; false if there is none */
-bool
-evi_backlog_next(int32 inbox_id, int lane, const EviCursor *cursor, Snapshot snapshot,
-				 EviRange *range)
-{
-	EviScan		scan;
-	HeapTuple	tuple;
-	bool		found = false;
-
-	begin_scan(&scan, inbox_id, lane, cursor->backlog_seq, snapshot);
-	while (!found && (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
-	{
-		read_range(range, tuple, RelationGetDescr(scan.table));
-		found = !is_done(range, cursor);
-	}
-	evi_scan_end(&scan);
-	return found;
 }
 
 /*
@@ -228,13 +210,13 @@ evi_backlog_trim(void)
 	foreach(lc, evi_cursor_all(GetActiveSnapshot()))
 	{
 		EviLane    *lane = lfirst(lc);
-		EviRange	next;
+		int			nranges;
 		int64		end = lane->cursor->backlog_seq;
 		Datum		args[3];
 
 		if (end == 0)
 			continue;
-		if (!evi_backlog_next(lane->inbox_id, lane->lane, lane->cursor, GetActiveSnapshot(), &next))
+		if (!evi_backlog_take(lane->inbox_id, lane->lane, lane->cursor, 1, GetActiveSnapshot(), &nranges))
 			end++;
 		args[0] = Int32GetDatum(lane->inbox_id);
 		args[1] = Int32GetDatum(lane->lane);

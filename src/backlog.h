@@ -24,8 +24,6 @@ typedef struct EviRange
 
 extern void evi_backlog_add(int32 inbox_id, int lane, const EviRange *range);
 extern void evi_backlog_add_ids(int32 inbox_id, int lane, const int64 *ids, int count);
-extern bool evi_backlog_next(int32 inbox_id, int lane, const EviCursor *cursor,
-							 Snapshot snapshot, EviRange *range);
 extern EviRange *evi_backlog_take(int32 inbox_id, int lane, const EviCursor *cursor, int most,
 								  Snapshot snapshot, int *count);
 extern List *evi_backlog_rest(int32 inbox_id, int lane, const EviCursor *cursor,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.c
- *		How far each inbox has come.
+ *		How far each lane of an inbox has come.
  *
  * A cursor is stored in the transaction of the effects that it stands for.
  * It is appended, never updated: a lane's row with the highest number

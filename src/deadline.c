@@ -8,8 +8,8 @@
  * cancellation with it, which hits outside of the block that has caught the
  * former one, and so on until nothing is left that could catch it. Code that
  * never leaves one block, as a loop in another language may not, is ended
- * with its worker a second later; the next worker tells by the slot in shared
- * memory that this was no proper end.
+ * with its worker a second later, which is noted in shared memory as no proper
+ * end.
  *
  *-------------------------------------------------------------------------
  */

@@ -5,7 +5,8 @@
  *		may not end; and inboxes whose rule cannot work as it stands.
  *
  * Nothing in here is on the way of success. The caller has a snapshot and,
- * for whatever changes a row, has locked the inbox.
+ * for whatever changes a row, has locked a lane of the inbox; only retry() and
+ * discard() in operate.c change deliveries without that.
  *
  *-------------------------------------------------------------------------
  */

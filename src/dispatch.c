@@ -83,6 +83,7 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 	evi_attempt_choose(&attempt);
 	if (attempt.nchosen == 0 && progress->halts == 0)
 	{
+		progress->suspects = Max(progress->suspects - 1, 0);
 		cursor = evi_progress_cursor_at(progress, attempt.to);
 		evi_progress_move(progress, attempt.to, &cursor, 0);
 		return EVI_STEP_DONE;
@@ -195,12 +196,17 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 		if (is_passed_on(&attempt, error))
 			ReThrowError(error);
 		if (is_rules_fault(&attempt, error))
-			return evi_setback_halt(progress, in_worker, error->message);
+			return evi_setback_halt(progress, in_worker, error->message, false);
+
+		/* still due: it comes again at once */
+		if (is_conflict(error) && progress->conflicts++ < MAX_CONFLICTS)
+			return EVI_STEP_DONE;
 		return evi_setback_fail(progress, in_worker, due->event_id, due->attempts, error, -1);
 	}
 	PG_END_TRY();
 
 	progress->tried_id = 0;
+	progress->conflicts = 0;
 	if (attempt.batch)
 		progress->halts = 0;
 	if (attempt.nhandled > 0)
@@ -316,7 +322,7 @@ recover(EviAttempt *attempt, ErrorData *error)
 	if (is_passed_on(attempt, error))
 		ReThrowError(error);
 	if (attempt->phase == EVI_PHASE_RULE)
-		return evi_setback_halt(progress, attempt->in_worker, error->message);
+		return evi_setback_halt(progress, attempt->in_worker, error->message, false);
 	if (is_conflict(error) && progress->conflicts++ < MAX_CONFLICTS)
 		return EVI_STEP_DONE;
 
@@ -325,7 +331,7 @@ recover(EviAttempt *attempt, ErrorData *error)
 		(attempt->at >= 0 && batch->id[attempt->chosen[attempt->at]] == attempt->first_id))
 	{
 		if (is_rules_fault(attempt, error))
-			return evi_setback_halt(progress, attempt->in_worker, error->message);
+			return evi_setback_halt(progress, attempt->in_worker, error->message, false);
 		return evi_setback_fail(progress, attempt->in_worker, attempt->first_id, 0, error,
 								evi_window_index_of(window, attempt->first_id) + 1);
 	}

@@ -91,7 +91,7 @@ evi_division_change(int32 inbox_id, char *name, int former, int lanes)
 	if (evi_unit_is_open())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shards cannot be changed by a rule")));
+				 errmsg("cannot change shards of inbox \"%s\" from within a rule", name)));
 	for (int lane = 0; lane < Max(former, lanes); lane++)
 		(void) evi_cursor_lock(inbox.id, lane, true);
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -138,12 +138,15 @@ absorb_lane(EviInbox *inbox, int lane, const EviSnapshot *upper, uint64 own_xid)
 	ListCell   *lc;
 
 	if (!evi_progress_read_cursor(progress, GetActiveSnapshot()))
-		elog(ERROR, "inbox \"%s\" has no cursor", inbox->name);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("inbox \"%s\" has no cursor", inbox->name),
+				 errhint("Delete it and create it again.")));
 	if (progress->cursor.own_xid == own_xid ||
 		(progress->cursor.taking && evi_snapshot_sees(progress->cursor.taking, own_xid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shards of inbox \"%s\" cannot be changed in a transaction that has dispatched to it",
+				 errmsg("cannot change shards of inbox \"%s\" in a transaction that has dispatched to it",
 						inbox->name)));
 	evi_progress_absorb(progress, upper, GetActiveSnapshot());
 

@@ -41,7 +41,7 @@ evi_guc_define(void)
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("evinbox.max_runners",
 							"Most runners in one database.",
-							"Inboxes beyond that, or owners of inboxes, take turns.",
+							"Owners, or lanes, beyond that take turns.",
 							&max_runners, 4, 1, 256,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evinbox.max_failures_in_a_row",

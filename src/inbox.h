@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * inbox.h
- *		Rules: checking them as they are written, and loading them.
+ *		Rules as rows: loading them, and calling what they name.
  *
  *-------------------------------------------------------------------------
  */

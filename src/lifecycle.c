@@ -170,8 +170,7 @@ prepare_for(Node *statement)
 static void
 tell_roles_changed(void)
 {
-	evi_wakeup_runners();
-	evi_wakeup_coordinator();
+	evi_wakeup_everybody();
 }
 
 static void

@@ -69,8 +69,13 @@ evinbox_inbox_progress(PG_FUNCTION_ARGS)
 		dispatched_at = Max(dispatched_at, lane->cursor->dispatched_at);
 		if (lane->lane == EVI_REPLAY_LANE)
 			replay_left = lag.backlog;
-		else if (lag.events > most.events)
-			most = lag;
+		else
+		{
+			most.events = Max(most.events, lag.events);
+			most.backlog = Max(most.backlog, lag.backlog);
+			if (lag.events > 0 && (most.oldest_id == 0 || lag.oldest_id < most.oldest_id))
+				most.oldest_id = lag.oldest_id;
+		}
 	}
 	if (most.events > 0)
 		(void) evi_fetch_recorded_at(most.oldest_id, GetActiveSnapshot(), &oldest);

@@ -110,7 +110,8 @@ evinbox_replay(PG_FUNCTION_ARGS)
 	EviInbox   *inbox = find_inbox(PG_GETARG_TEXT_PP(0));
 	EviRange	range = {
 		.first_id = Max(PG_GETARG_INT64(1), 1),
-		.last_id = Min(PG_GETARG_INT64(2), evi_fetch_last_given()),
+		.last_id = Min(PG_GETARG_INT64(2),
+					   Max(evi_fetch_last_given(), evi_fetch_highest(GetActiveSnapshot()))),
 		.is_exact = true,
 		.since = DT_NOBEGIN,
 	};

@@ -18,6 +18,8 @@
 #include "fetch.h"
 #include "progress.h"
 
+static void use_window(EviProgress *progress, EviWindow *window);
+
 EviProgress *
 evi_progress_create(EviInbox *inbox, int lane, MemoryContext parent)
 {
@@ -33,7 +35,7 @@ evi_progress_create(EviInbox *inbox, int lane, MemoryContext parent)
 void
 evi_progress_free(EviProgress *progress)
 {
-	evi_progress_use_window(progress, NULL);
+	use_window(progress, NULL);
 	MemoryContextDelete(progress->context);
 	pfree(progress);
 }
@@ -45,7 +47,7 @@ evi_progress_read_cursor(EviProgress *progress, Snapshot snapshot)
 	MemoryContext former;
 	EviCursor  *cursor;
 
-	evi_progress_use_window(progress, NULL);
+	use_window(progress, NULL);
 	MemoryContextReset(progress->context);
 	former = MemoryContextSwitchTo(progress->context);
 	cursor = evi_cursor_read(progress->inbox->id, progress->lane, snapshot);
@@ -75,7 +77,7 @@ evi_progress_open(EviProgress *progress, const EviSnapshot *upper, uint64 own_xi
 	/* a lane that is no more: its rule will tell */
 	if (!progress->cursor.done)
 	{
-		evi_progress_use_window(progress, NULL);
+		use_window(progress, NULL);
 		return;
 	}
 	if (progress->has_backlog)
@@ -83,8 +85,9 @@ evi_progress_open(EviProgress *progress, const EviSnapshot *upper, uint64 own_xi
 										 upper, own_xid, snapshot, parent);
 	progress->has_backlog = window != NULL;
 	if (!window && progress->lane != EVI_REPLAY_LANE)
-		window = shared ? shared : evi_window_open(&progress->cursor, upper, own_xid, snapshot, parent);
-	evi_progress_use_window(progress, window);
+		window = shared ? shared : evi_window_open(&progress->cursor, upper, own_xid, false, snapshot,
+														   parent);
+	use_window(progress, window);
 }
 
 /*
@@ -113,8 +116,8 @@ evi_progress_has_events(const EviProgress *progress)
 }
 
 /* Gives a lane a window, or NULL for none. The last user's end is its end. */
-void
-evi_progress_use_window(EviProgress *progress, EviWindow *window)
+static void
+use_window(EviProgress *progress, EviWindow *window)
 {
 	EviWindow  *former = progress->window;
 
@@ -196,12 +199,12 @@ evi_progress_absorb(EviProgress *progress, const EviSnapshot *upper, Snapshot sn
 
 	do
 	{
-		EviWindow  *window = evi_window_open(&progress->cursor, upper, 0, snapshot,
+		EviWindow  *window = evi_window_open(&progress->cursor, upper, 0, true, snapshot,
 											 CurrentMemoryContext);
 		EviCursor	cursor;
 
 		CHECK_FOR_INTERRUPTS();
-		evi_progress_use_window(progress, window);
+		use_window(progress, window);
 		evi_backlog_add_ids(progress->inbox->id, progress->lane, window->id, window->count);
 		leads_on = window->leads_on;
 		cursor = evi_progress_cursor_at(progress, window->count);
@@ -210,5 +213,7 @@ evi_progress_absorb(EviProgress *progress, const EviSnapshot *upper, Snapshot sn
 
 	progress->cursor.seq = evi_cursor_append(progress->inbox->id, progress->lane,
 											 &progress->cursor);
-	evi_progress_use_window(progress, NULL);
+	progress->unstored = false;
+	progress->has_backlog = true;
+	use_window(progress, NULL);
 }

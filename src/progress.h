@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * progress.h
- *		An inbox at work: its cursor, and its way through a window.
+ *		A lane at work: its cursor, and its way through a window.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,7 @@ typedef struct EviProgress
 	int			next;			/* index of its next event */
 	uint64		look;			/* of its runner, when it was opened */
 	int			limit;			/* smaller batches after a failure; 0 for none */
-	int			suspects;		/* how many events to take one by one: see delivery.c */
+	int			suspects;		/* how many events to take one by one: see setback.c */
 	int64		tried_id;		/* the event whose attempt is recorded; or 0 */
 	int64		unflushed;		/* events that a crash may give us again */
 	int64		failures;		/* of events, since it was created */
@@ -46,7 +46,6 @@ extern void evi_progress_open(EviProgress *progress, const EviSnapshot *upper, u
 							  EviWindow *shared, Snapshot snapshot, MemoryContext parent);
 extern bool evi_progress_pass(EviProgress *progress);
 extern bool evi_progress_has_events(const EviProgress *progress);
-extern void evi_progress_use_window(EviProgress *progress, EviWindow *window);
 extern EviCursor evi_progress_cursor_at(const EviProgress *progress, int next);
 extern void evi_progress_move(EviProgress *progress, int next, const EviCursor *cursor,
 							  int64 stored_seq);

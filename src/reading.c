@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "lib/qunique.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/fmgroids.h"
@@ -55,6 +56,7 @@ typedef struct RowList
 	uint64		xid;			/* of the last row; or 0 */
 	bool		xid_is_wanted;	/* are rows of that transaction? */
 	int			of_this_xid;	/* how many of them are in the list */
+	int			passed;			/* how many there were, if they are not wanted */
 	List	   *cut;			/* Row pointers: where transactions were left */
 	List	   *checkpoints;	/* that can be a step */
 	const EviSnapshot *step;	/* the one that is; or NULL */
@@ -171,7 +173,12 @@ read_range(RowList *list, uint64 from, uint64 to)
 		if (reading->may_step && list->count > reading->step)
 			choose_step(list, stream->row.xid);
 
-		if (list->of_this_xid < reading->step)
+		if (list->passed > PASSED_ROWS)
+		{
+			evi_entries_end(&stream->entries);
+			open_stream(stream, list, list->xid + 1);
+		}
+		else if (list->of_this_xid < reading->step)
 			advance(stream, list);
 		else
 		{
@@ -307,8 +314,10 @@ add_row(RowList *list, const Stream *stream)
 	{
 		list->xid = stream->row.xid;
 		list->xid_is_wanted = is_between(list->reading, list->xid);
-		list->of_this_xid = 0;
+		list->of_this_xid = list->passed = 0;
 	}
+	if (!list->xid_is_wanted)
+		list->passed++;
 	if (!list->xid_is_wanted || !is_in_range(list->reading, &stream->row))
 		return;
 	list->of_this_xid++;
@@ -384,6 +393,9 @@ finish_reading(RowList *list)
 			(!list->step || evi_snapshot_sees(reading->upper, list->row[i].xid)))
 			reading->id[reading->count++] = list->row[i].id;
 	qsort(reading->id, reading->count, sizeof(int64), evi_compare_ids);
+
+	/* an explicit id may have been rolled back, and used again */
+	reading->count = (int) qunique(reading->id, reading->count, sizeof(int64), evi_compare_ids);
 	if (list->row)
 		pfree(list->row);
 }

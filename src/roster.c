@@ -59,6 +59,7 @@ static int64 last_turn = 0;
 static bool want_runners(Oid database, List *owners, int places);
 static void want_siblings(Oid database, List *owners, int places, bool *fits);
 static void let_others_go(Oid database);
+static void ask(EviWorker *worker);
 static bool stays(Oid database, const EviOwner *owner, int number);
 static long take_turns(Oid database, List *owners, int places, Snapshot snapshot);
 static List *find_waiting(Oid database, List *owners, Snapshot snapshot, int *served,
@@ -100,6 +101,10 @@ evi_roster_update(Oid database)
 	{
 		evi_duty_watch(false);
 		fits = want_runners(database, owners, places);
+
+		/* nobody tells us when another database leaves a place */
+		if (!fits)
+			result = UNWANTED_MS;
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -157,9 +162,16 @@ let_others_go(Oid database)
 			worker->state != EVI_WORKER_RUNNING || worker->wanted)
 			continue;
 		worker->wanted = true;
-		pg_atomic_write_u32(&worker->is_to_leave, 1);
-		evi_shmem_wake_worker(worker);
+		ask(worker);
 	}
+}
+
+/* to leave */
+static void
+ask(EviWorker *worker)
+{
+	pg_atomic_write_u32(&worker->is_to_leave, 1);
+	evi_shmem_wake_worker(worker);
 }
 
 static void
@@ -235,7 +247,10 @@ take_turns(Oid database, List *owners, int places, Snapshot snapshot)
 		else if (leaving > 0)
 			leaving--;
 		else if (!ask_to_leave(database, &next))
+		{
+			next = Min(next, TimestampTzPlusMilliseconds(now, SLICE_MS));
 			break;
+		}
 	}
 	return next == DT_NOEND ? -1 : (long) TimestampDifferenceMilliseconds(now, next) + 1;
 }
@@ -258,7 +273,9 @@ find_waiting(Oid database, List *owners, Snapshot snapshot, int *served, int *le
 			continue;
 
 		/* there is a place for one each */
-		if (worker->number > 0)
+		if (worker->number > 0 && worker->state == EVI_WORKER_RUNNING)
+			ask(worker);
+		else if (worker->number > 0)
 			worker->wanted = false;
 		if (worker->wanted || worker->pid != 0)
 			(*served)++;
@@ -345,9 +362,12 @@ static TimestampTz
 window_due(const EviInbox *inbox, const EviWindow *window, Snapshot snapshot)
 {
 	int			fetched;
-	EviBatch   *batch = evi_fetch_batch(window->id, window->count, snapshot, &fetched);
+	EviBatch   *batch;
 
-	if (fetched < window->count || window->leads_on)
+	if (window->leads_on)
+		return DT_NOBEGIN;
+	batch = evi_fetch_batch(window->id, window->count, snapshot, &fetched);
+	if (fetched < window->count)
 		return DT_NOBEGIN;
 	for (int i = 0; i < batch->count; i++)
 	{
@@ -442,10 +462,7 @@ ask_to_leave(Oid database, TimestampTz *next)
 		}
 	}
 	if (best)
-	{
-		pg_atomic_write_u32(&best->is_to_leave, 1);
-		evi_shmem_wake_worker(best);
-	}
+		ask(best);
 	evi_shmem_unlock();
 	return best != NULL;
 }

@@ -4,8 +4,8 @@
  *		Runs the rules of one role in one database.
  *
  * It is connected as that role, so that the rules have no more rights than
- * they should, whatever they try. There may be several for a role; shmem.c
- * says how they share its lanes.
+ * they should, whatever they try. There may be several for a role; duty.c says
+ * how they share its lanes.
  *
  * A turn takes one snapshot, opens a window up to it for every lane that has
  * finished its former one, and takes each lane one batch further. The snapshot
@@ -334,6 +334,8 @@ tell_other_lanes(EviProgress *progress)
 			other->halts = progress->halts;
 			other->halted_until = progress->halted_until;
 		}
+		else if (progress->halts == 0 && other->halts > 0)
+			other->halted_until = 0;
 		if (other->lane == 0)
 			other->retry_at = Min(other->retry_at, progress->retry_at);
 	}
@@ -377,7 +379,10 @@ take_retries(EviProgress *progress)
 		if (step == EVI_STEP_LOCKED)
 			progress->retry_at = TimestampTzPlusMilliseconds(now, LOCKED_MS);
 		if (step == EVI_STEP_HALTED)
+		{
 			evi_duty_note_move();
+			tell_other_lanes(progress);
+		}
 		if (step == EVI_STEP_LOCKED || step == EVI_STEP_HALTED)
 			return has_missed;
 

@@ -60,10 +60,11 @@ typedef struct Setback
 	int64		seq;
 } Setback;
 
+/* what is held between units, where nothing can be looked up */
 static LOCKMODE held_mode = NoLock;
+static LOCKTAG held_tag;
 
 static void hold_suspects(LOCKMODE mode);
-static LOCKTAG suspects_tag(void);
 static void store(Setback *setback, void (*work) (void *arg));
 static void store_halt(void *arg);
 static void store_failure(void *arg);
@@ -96,13 +97,14 @@ evi_setback_lock(EviProgress *progress, bool in_worker)
 
 /* The rule does not work: stay where we are, and look again later. */
 EviStep
-evi_setback_halt(EviProgress *progress, bool in_worker, const char *reason)
+evi_setback_halt(EviProgress *progress, bool in_worker, const char *reason, bool is_streak)
 {
 	Setback		setback = {.progress = progress, .in_worker = in_worker, .reason = reason};
 
 	if (progress->halts++ == 0)
 		ereport(in_worker ? LOG : WARNING,
 				(errmsg("inbox \"%s\" is halted: %s", progress->inbox->name, reason),
+				 is_streak ? errhint("It goes on when the next event succeeds, or by evinbox.resume().") :
 				 errhint("It goes on by itself when the rule works again.")));
 	progress->halted_until = GetCurrentTimestamp() +
 		1000 * evi_backoff_ms(FIRST_HALT_MS, progress->halts, MAX_HALT_MS);
@@ -134,7 +136,7 @@ evi_setback_fail(EviProgress *progress, bool in_worker, int64 event_id, int form
 	if (setback.outcome.is_failure && next >= 0 && most > 0 && progress->cursor.streak >= most)
 		return evi_setback_halt(progress, in_worker,
 								psprintf("%d events in a row have failed, the last one with: %s",
-										 progress->cursor.streak, error->message));
+										 progress->cursor.streak, error->message), true);
 
 	store(&setback, store_failure);
 	if (setback.step != EVI_STEP_DONE)
@@ -205,16 +207,12 @@ evi_setback_tried(EviProgress *progress)
 	ForceSyncCommit();
 }
 
-/* after that unit, however it has ended */
+/* after that unit, however it has ended: outside of transactions */
 void
 evi_setback_release(void)
 {
 	if (held_mode != NoLock)
-	{
-		LOCKTAG		tag = suspects_tag();
-
-		LockRelease(&tag, held_mode, true);
-	}
+		LockRelease(&held_tag, held_mode, true);
 	held_mode = NoLock;
 }
 
@@ -225,21 +223,10 @@ evi_setback_release(void)
 static void
 hold_suspects(LOCKMODE mode)
 {
-	LOCKTAG		tag = suspects_tag();
-
 	evi_setback_release();
-	(void) LockAcquire(&tag, mode, true, false);
+	SET_LOCKTAG_OBJECT(held_tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), 0, 0);
+	(void) LockAcquire(&held_tag, mode, true, false);
 	held_mode = mode;
-}
-
-/* of a database */
-static LOCKTAG
-suspects_tag(void)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), 0, 0);
-	return tag;
 }
 
 /*

@@ -23,7 +23,8 @@ typedef enum EviStep
 } EviStep;
 
 extern EviStep evi_setback_lock(EviProgress *progress, bool in_worker);
-extern EviStep evi_setback_halt(EviProgress *progress, bool in_worker, const char *reason);
+extern EviStep evi_setback_halt(EviProgress *progress, bool in_worker, const char *reason,
+								bool is_streak);
 extern EviStep evi_setback_fail(EviProgress *progress, bool in_worker, int64 event_id,
 								int former_attempts, const ErrorData *error, int next);
 extern EviStep evi_setback_try(EviProgress *progress, int64 event_id, int former_attempts,

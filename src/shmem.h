@@ -38,10 +38,10 @@ typedef struct EviWorker
 	Oid			database;		/* likewise */
 	Oid			owner;			/* likewise; a runner's role, else invalid */
 	int			number;			/* likewise; which of the owner's runners it is */
-	bool		wanted;			/* launcher and coordinator */
+	bool		wanted;			/* launcher, scout, coordinator; whoever keeps out or leaves */
 	EviWorkerState state;		/* launcher; the worker itself, coming and going */
 	int			pid;			/* the worker; 0 while it is not there */
-	TimestampTz started_at;		/* the worker */
+	TimestampTz started_at;		/* the worker; the launcher, when it has left */
 	TimestampTz next_start_at;	/* launcher */
 	int64		starts;			/* launcher */
 	int			failures;		/* launcher: exits in a row soon after a start */
@@ -51,8 +51,8 @@ typedef struct EviWorker
 	pg_atomic_uint32 is_idle;	/* the worker: it sleeps */
 	pg_atomic_uint32 is_stuck;	/* a runner: its turn takes long */
 	pg_atomic_uint64 claim;		/* a runner: the lane that it is at, or 0 */
-	pg_atomic_uint32 moves;		/* a runner: how often it has changed what others know */
-	pg_atomic_uint32 is_to_leave;	/* the coordinator: somebody else needs the place */
+	pg_atomic_uint32 moves;		/* a runner or coordinator: how often it has changed what others know */
+	pg_atomic_uint32 is_to_leave;	/* the coordinator, the runner itself: somebody else needs the place */
 	pg_atomic_uint32 watches;	/* the coordinator: there are owners without a runner */
 } EviWorker;
 

@@ -23,6 +23,7 @@
 static bool wake_runners = false;
 static bool wake_coordinator = false;
 static bool wake_launcher = false;
+static bool wake_everybody = false;
 
 /* what to do at the end in any case */
 static bool let_in = false;
@@ -51,6 +52,13 @@ void
 evi_wakeup_coordinator(void)
 {
 	note(&wake_coordinator);
+}
+
+/* what all databases share has changed, such as roles */
+void
+evi_wakeup_everybody(void)
+{
+	note(&wake_everybody);
 }
 
 /* a database came or went */
@@ -94,11 +102,13 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 		evi_duty_wake(MyDatabaseId);
 	if (is_commit && wake_coordinator)
 		evi_shmem_wake(EVI_COORDINATOR, MyDatabaseId);
+	for (int i = 1; is_commit && wake_everybody && i < evi_shmem_slots(); i++)
+		evi_shmem_wake_worker(evi_shmem_slot(i));
 	if (is_commit && wake_launcher)
 		evi_shmem_tell_databases_changed();
 	if (let_in)
 		evi_shmem_let_in();
 
-	wake_runners = wake_coordinator = wake_launcher = false;
+	wake_runners = wake_coordinator = wake_launcher = wake_everybody = false;
 	wake_runners_at_any_end = let_in = false;
 }

@@ -3,7 +3,7 @@
  * window.c
  *		Windows: events that are visible in one snapshot and were not in another.
  *
- * A window is opened where a cursor stands. Several inboxes that stand at the
+ * A window is opened where a cursor stands. Several lanes that stand at the
  * same place share one, and read each batch of its events only once.
  *
  *-------------------------------------------------------------------------
@@ -37,10 +37,12 @@ static int	leave_unfinished(const EviCursor *cursor, const EviSnapshot *upper, S
  * own_xid is the id of the caller's transaction, or 0. Its events are in the
  * window, although it is not finished; so it is not settled at the window's
  * end, and the cursor will tell how many of its events are handled.
+ *
+ * Unless it has to be exact, ids of what was rolled back may be in it.
  */
 EviWindow *
 evi_window_open(const EviCursor *cursor, const EviSnapshot *upper, uint64 own_xid,
-				Snapshot snapshot, MemoryContext parent)
+				bool is_exact, Snapshot snapshot, MemoryContext parent)
 {
 	EviWindow  *window = create_window(parent);
 	MemoryContext former = MemoryContextSwitchTo(window->context);
@@ -53,9 +55,9 @@ evi_window_open(const EviCursor *cursor, const EviSnapshot *upper, uint64 own_xi
 	if (window->reopened)
 		window->asked = evi_snapshot_copy(cursor->taking);
 
-	/* what is not there any more is left out when it is fetched; but not our own latest */
+	/* what was rolled back is left out when it is fetched; but not our own latest */
 	reading = start_reading(cursor, window->asked);
-	reading.by_index = own_xid == 0;
+	reading.by_index = own_xid == 0 && !is_exact;
 	evi_reading_run(&reading, snapshot);
 
 	window->lower = evi_snapshot_copy(cursor->done);

@@ -48,7 +48,8 @@ typedef struct EviWindow
 } EviWindow;
 
 extern EviWindow *evi_window_open(const EviCursor *cursor, const EviSnapshot *upper,
-								  uint64 own_xid, Snapshot snapshot, MemoryContext parent);
+								  uint64 own_xid, bool is_exact, Snapshot snapshot,
+								  MemoryContext parent);
 extern EviWindow *evi_window_open_backlog(int32 inbox_id, int lane, const EviCursor *cursor,
 										  const EviSnapshot *upper, uint64 own_xid,
 										  Snapshot snapshot, MemoryContext parent);
