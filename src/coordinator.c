@@ -4,9 +4,10 @@
  *		One process for each database that has the extension: housekeeping.
  *
  * It says who gets a runner, empties segments of the outbox and of the cursors,
- * and makes partitions ahead of need. It runs no
- * code of any user. It works when it is told to at a commit, and again after
- * a while if something has to wait for a lock or for an inbox; else it sleeps.
+ * makes backlogs for lanes that stand still, and partitions ahead of need. It
+ * runs no code of any user. It works when it is told to at a commit, and again
+ * after a while if something has to wait for a lock or for a lane; else it
+ * sleeps.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,6 @@
 
 PGDLLEXPORT void evi_coordinator_main(Datum arg);
 
-static bool is_installed(void);
 /* a lane that the outbox waits for */
 typedef struct Laggard
 {
@@ -59,6 +59,7 @@ static List *laggards = NIL;
 /* has a lane got a backlog that its runners do not know of? */
 static bool has_absorbed = false;
 
+static bool is_installed(void);
 static bool absorb_laggards(void);
 static void tell_runners(Oid database);
 static TimestampTz standing_since(const Laggard *laggard);

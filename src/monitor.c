@@ -11,7 +11,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
@@ -20,8 +19,8 @@
 
 #include "backlog.h"
 #include "cursor.h"
-#include "fetch.h"
 #include "evinbox.h"
+#include "fetch.h"
 #include "shmem.h"
 #include "window.h"
 

@@ -21,8 +21,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "fetch.h"
 #include "evinbox.h"
+#include "fetch.h"
 #include "guc.h"
 #include "partition.h"
 #include "query.h"

@@ -3,8 +3,9 @@
  * progress.c
  *		A lane at work: its cursor, and its way through a window.
  *
- * A lane that has a backlog takes windows of that; else, of the outbox. What is in memory may be ahead of the stored cursor, where nothing was to
- * be done, but never beside it: storing it is always right.
+ * A lane that has a backlog takes windows of that; else, of the outbox. What
+ * is in memory may be ahead of the stored cursor, where nothing was to be done,
+ * but never beside it: storing it is always right.
  *
  *-------------------------------------------------------------------------
  */

@@ -34,7 +34,6 @@
 #include "lanes.h"
 #include "relation.h"
 #include "setback.h"
-#include "wakeup.h"
 #include "worker.h"
 
 #define STUCK_MS 5				/* a turn as long as this should not keep others waiting */

@@ -3,9 +3,10 @@
  * shmem.c
  *		What the processes of evinbox share: a table of workers.
  *
- * Slot 0 is the launcher's, slot 1 the scout's. A coordinator's slot is taken by the launcher, a
- * runner's by the coordinator of its database; the launcher starts whatever
- * is wanted, and frees the slot of what is neither wanted nor running.
+ * Slot 0 is the launcher's, slot 1 the scout's. A coordinator's slot is taken
+ * by the scout, a runner's by the coordinator of its database; the launcher
+ * starts whatever is wanted, and frees the slot of what is neither wanted nor
+ * running. How runners share their work is said in duty.c.
  *
  * One lock protects the table; it is held for a walk over the slots, never
  * while waiting. Wakers read procno without it, because they are in the way
