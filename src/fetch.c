@@ -47,6 +47,8 @@ static int	fetch_run(Relation parent, const int64 *ids, int count, Snapshot snap
 					  EviBatch *batch);
 static int	fetch_indexed(Relation parent, const EviPartition *partition, const int64 *ids,
 						  int length, Snapshot snapshot, EviBatch *batch);
+static void fetch_astray(Relation parent, const EviPartition *partition, int64 id,
+						 Snapshot snapshot, EviBatch *batch);
 static bool find_pages(const EviPartition *partition, const int64 *ids, int length,
 					   Snapshot snapshot, Pages *pages);
 static bool fetch_paged(Relation parent, const EviPartition *partition, const Pages *pages,
@@ -281,7 +283,7 @@ fetch_indexed(Relation parent, const EviPartition *partition, const int64 *ids, 
 			tuple = execute_attr_map_tuple(tuple, map);
 		id = DatumGetInt64(heap_getattr(tuple, Anum_event_id, RelationGetDescr(parent), &isnull));
 		while (ids[done] < id)
-			done++;
+			fetch_astray(parent, partition, ids[done++], snapshot, batch);
 		if (ids[done] == id)
 		{
 			add_to_batch(batch, id, tuple, RelationGetDescr(parent));
@@ -289,9 +291,42 @@ fetch_indexed(Relation parent, const EviPartition *partition, const int64 *ids, 
 		}
 	}
 	evi_scan_end(&scan);
+	while (done < length && batch->bytes < BATCH_MAX_BYTES)
+		fetch_astray(parent, partition, ids[done++], snapshot, batch);
 
-	/* the scan is over, or the batch is full */
-	return batch->bytes < BATCH_MAX_BYTES ? length : done;
+	return done;
+}
+
+/*
+ * What is not where it should be: gone, or in the default partition, if it was
+ * recorded at the moment when the other one was attached.
+ */
+static void
+fetch_astray(Relation parent, const EviPartition *partition, int64 id, Snapshot snapshot,
+			 EviBatch *batch)
+{
+	int			npartitions;
+	EviPartition *partitions = evi_relation_partitions(&npartitions);
+	ScanKeyData keys[2];
+	EviScan		scan;
+	HeapTuple	tuple;
+
+	if (!partition->is_default && partitions[npartitions - 1].is_default)
+	{
+		begin_range(&scan, &partitions[npartitions - 1], id, id, snapshot, keys);
+		tuple = evi_scan_next(&scan, ForwardScanDirection);
+		if (tuple)
+		{
+			TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(scan.table),
+															 RelationGetDescr(parent));
+
+			if (map)
+				tuple = execute_attr_map_tuple(tuple, map);
+			add_to_batch(batch, id, tuple, RelationGetDescr(parent));
+		}
+		evi_scan_end(&scan);
+	}
+	pfree(partitions);
 }
 
 /*
