@@ -43,6 +43,7 @@
 
 static void begin_scan(EviScan *scan, int32 inbox_id, int lane, int64 from_seq,
 					   Snapshot snapshot);
+static bool next_left(EviScan *scan, const EviCursor *cursor, EviRange *range);
 static void read_range(EviRange *range, HeapTuple tuple, TupleDesc desc);
 static bool is_done(const EviRange *range, const EviCursor *cursor);
 static bool goes_with(const EviRange *range, const EviRange *former);
@@ -99,19 +100,13 @@ evi_backlog_take(int32 inbox_id, int lane, const EviCursor *cursor, int most,
 	EviRange   *ranges = palloc(sizeof(EviRange) * MAX_TAKEN);
 	int64		nids = 0;
 	EviScan		scan;
-	HeapTuple	tuple;
 
 	*count = 0;
 	begin_scan(&scan, inbox_id, lane, cursor->backlog_seq, snapshot);
-	while (*count < MAX_TAKEN && (tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	while (*count < MAX_TAKEN && next_left(&scan, cursor, &ranges[*count]))
 	{
 		EviRange   *range = &ranges[*count];
 
-		read_range(range, tuple, RelationGetDescr(scan.table));
-		if (is_done(range, cursor))
-			continue;
-		if (range->seq == cursor->backlog_seq)
-			range->first_id = Max(range->first_id, cursor->backlog_position + 1);
 		nids += range->last_id - range->first_id + 1;
 		if (*count > 0 && (nids > most || !goes_with(range, &ranges[*count - 1])))
 			break;
@@ -136,21 +131,16 @@ List *
 evi_backlog_rest(int32 inbox_id, int lane, const EviCursor *cursor, Snapshot snapshot)
 {
 	EviScan		scan;
-	HeapTuple	tuple;
+	EviRange	range;
 	List	   *result = NIL;
 
 	begin_scan(&scan, inbox_id, lane, cursor->backlog_seq, snapshot);
-	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
+	while (next_left(&scan, cursor, &range))
 	{
-		EviRange   *range = palloc(sizeof(EviRange));
+		EviRange   *copy = palloc(sizeof(EviRange));
 
-		CHECK_FOR_INTERRUPTS();
-		read_range(range, tuple, RelationGetDescr(scan.table));
-		if (is_done(range, cursor))
-			continue;
-		if (range->seq == cursor->backlog_seq)
-			range->first_id = Max(range->first_id, cursor->backlog_position + 1);
-		result = lappend(result, range);
+		*copy = range;
+		result = lappend(result, copy);
 	}
 	evi_scan_end(&scan);
 	return result;
@@ -239,6 +229,25 @@ begin_scan(EviScan *scan, int32 inbox_id, int lane, int64 from_seq, Snapshot sna
 	ScanKeyInit(&keys[2], Anum_backlog_seq, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(from_seq));
 	evi_scan_begin(scan, EVI_BACKLOG, snapshot, 3, keys);
+}
+
+/* the next range that is not done, or what is left of it; false if there is none */
+static bool
+next_left(EviScan *scan, const EviCursor *cursor, EviRange *range)
+{
+	HeapTuple	tuple;
+
+	while ((tuple = evi_scan_next(scan, ForwardScanDirection)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		read_range(range, tuple, RelationGetDescr(scan->table));
+		if (is_done(range, cursor))
+			continue;
+		if (range->seq == cursor->backlog_seq)
+			range->first_id = Max(range->first_id, cursor->backlog_position + 1);
+		return true;
+	}
+	return false;
 }
 
 static void
