@@ -93,6 +93,7 @@ CREATE TABLE evinbox.inbox (
 	shards integer NOT NULL DEFAULT 1,
 	replayable boolean NOT NULL DEFAULT false,
 	start_at text COLLATE "C",
+	owner_id oid NOT NULL DEFAULT 0,
 	CONSTRAINT inbox_pkey PRIMARY KEY (name),
 	CONSTRAINT inbox_id_key UNIQUE (id)
 );
@@ -117,6 +118,7 @@ COMMENT ON COLUMN evinbox.inbox.id IS 'Set by evinbox; stays when the inbox is r
 COMMENT ON COLUMN evinbox.inbox.shards IS 'How many runners may work for it at once, each for some of the subjects';
 COMMENT ON COLUMN evinbox.inbox.replayable IS 'Whether replay() may offer past events to it again';
 COMMENT ON COLUMN evinbox.inbox.start_at IS 'Which past events it was given first: ''beginning'', or a time; NULL for none';
+COMMENT ON COLUMN evinbox.inbox.owner_id IS 'The owner''s OID: rules follow a role that is renamed; set by evinbox';
 COMMENT ON COLUMN evinbox.inbox.search_path IS 'The search_path of the rule''s writing, in force when it runs; set by evinbox';
 
 CREATE TABLE evinbox.delivery (
@@ -240,6 +242,32 @@ CREATE TABLE evinbox_internal.attempt (
 		ON DELETE CASCADE
 );
 
+-- Where this database is: the server's system identifier and the database's
+-- OID. A row that came along with a copy, or with a dump, tells of elsewhere.
+CREATE TABLE evinbox_internal.incarnation (
+	system_identifier bigint NOT NULL,
+	database_id oid NOT NULL,
+	catalog_version integer NOT NULL,
+	since timestamptz NOT NULL,
+	dispatch_replicated boolean NOT NULL
+);
+
+-- Events that were recorded in a copy before it was said what is to become of
+-- them: see resume_after_restore().
+CREATE TABLE evinbox_internal.waiting (event_id bigint NOT NULL);
+
+CREATE FUNCTION evinbox_internal.incarnation_changed() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_incarnation_changed'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE TRIGGER incarnation_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON evinbox_internal.incarnation
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.incarnation_changed();
+ALTER TABLE evinbox_internal.incarnation ENABLE ALWAYS TRIGGER incarnation_changed;
+
+CREATE FUNCTION evinbox_internal.claim_database() RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_claim_database'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
 ------------------------------------------------------------------------------
 -- Recording
 ------------------------------------------------------------------------------
@@ -304,6 +332,7 @@ CREATE TRIGGER event_refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON evinbo
 	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.event_refuse_change();
 CREATE TRIGGER event_refuse_row_change BEFORE UPDATE OR DELETE ON evinbox.event
 	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.event_refuse_change();
+ALTER TABLE evinbox.event ENABLE ALWAYS TRIGGER event_after_insert;
 ALTER TABLE evinbox.event ENABLE ALWAYS TRIGGER event_refuse_change;
 ALTER TABLE evinbox.event ENABLE ALWAYS TRIGGER event_refuse_row_change;
 
@@ -318,6 +347,7 @@ CREATE TRIGGER event_refuse_truncate BEFORE TRUNCATE ON evinbox_internal.event_d
 	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.event_refuse_change();
 ALTER TABLE evinbox_internal.event_default ENABLE ALWAYS TRIGGER event_refuse_truncate;
 SELECT evinbox_internal.make_partition();
+SELECT evinbox_internal.claim_database();
 
 ------------------------------------------------------------------------------
 -- Rules
@@ -325,6 +355,14 @@ SELECT evinbox_internal.make_partition();
 
 CREATE FUNCTION evinbox_internal.inbox_check() RETURNS trigger
 AS 'MODULE_PATHNAME', 'evinbox_inbox_check'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.inbox_check_delete() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_inbox_check_delete'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.inbox_owners_changed() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_inbox_owners_changed'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION evinbox_internal.inbox_changed() RETURNS trigger
@@ -337,6 +375,17 @@ CREATE TRIGGER inbox_changed AFTER INSERT OR UPDATE OR DELETE ON evinbox.inbox
 	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.inbox_changed();
 CREATE TRIGGER inbox_truncated AFTER TRUNCATE ON evinbox.inbox
 	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.inbox_changed();
+CREATE TRIGGER inbox_check_delete BEFORE DELETE ON evinbox.inbox
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.inbox_check_delete();
+CREATE TRIGGER inbox_owners_changed AFTER INSERT OR UPDATE OF owner OR DELETE ON evinbox.inbox
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.inbox_owners_changed();
+CREATE TRIGGER inbox_owners_truncated AFTER TRUNCATE ON evinbox.inbox
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.inbox_owners_changed();
+
+-- Others' rules, and what is in their config, are nobody's business.
+ALTER TABLE evinbox.inbox ENABLE ROW LEVEL SECURITY;
+CREATE POLICY inbox_of_own_roles ON evinbox.inbox
+	USING (pg_catalog.pg_has_role(owner_id, 'MEMBER'));
 
 CREATE FUNCTION evinbox.run(inbox text DEFAULT NULL, max_events integer DEFAULT NULL)
 RETURNS bigint
@@ -410,8 +459,9 @@ COMMENT ON FUNCTION evinbox.unschedule(text)
 ------------------------------------------------------------------------------
 
 CREATE FUNCTION evinbox_internal.inbox_progress(
-	inbox_id integer, OUT lag_events bigint, OUT lag interval, OUT last_dispatch timestamptz,
-	OUT backlog bigint, OUT replay_left bigint)
+	inbox_id integer, owner_id oid, OUT lag_events bigint, OUT lag interval,
+	OUT last_dispatch timestamptz, OUT backlog bigint, OUT replay_left bigint,
+	OUT owner_fault text, OUT is_quiet boolean)
 AS 'MODULE_PATHNAME', 'evinbox_inbox_progress'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
@@ -423,12 +473,14 @@ AS 'MODULE_PATHNAME', 'evinbox_workers'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 
 -- Counting stops at 10,000 rows: a status must not cost more as things get worse.
-CREATE VIEW evinbox.inbox_status AS
+CREATE VIEW evinbox.inbox_status WITH (security_barrier) AS
 SELECT i.name,
-	i.owner,
+	COALESCE(o.rolname, i.owner) AS owner,
 	CASE
+		WHEN p.is_quiet THEN 'quiet'
 		WHEN NOT i.enabled THEN 'paused'
-		WHEN h.inbox_id IS NOT NULL OR o.oid IS NULL THEN 'halted'
+		WHEN h.inbox_id IS NOT NULL OR o.oid IS NULL
+			OR (p.owner_fault IS NOT NULL AND i.dispatch = 'live') THEN 'halted'
 		WHEN i.dispatch = 'scheduled' THEN 'scheduled'
 		WHEN w.running THEN 'running'
 		ELSE 'no worker'
@@ -444,6 +496,7 @@ SELECT i.name,
 			WHERE d.inbox = i.name AND d.state = 'dead' LIMIT 10000) AS x) AS dead,
 	CASE
 		WHEN o.oid IS NULL THEN pg_catalog.format('role "%s" does not exist', i.owner)
+		WHEN i.dispatch = 'live' AND p.owner_fault IS NOT NULL THEN p.owner_fault
 		ELSE COALESCE(h.reason, l.last_error)
 	END AS last_error,
 	COALESCE(h.halted_at, l.updated_at) AS last_error_at,
@@ -451,9 +504,9 @@ SELECT i.name,
 	p.backlog,
 	p.replay_left
 FROM evinbox.inbox i
-	LEFT JOIN pg_catalog.pg_roles o ON o.rolname = i.owner
+	LEFT JOIN pg_catalog.pg_roles o ON o.oid = i.owner_id
 	LEFT JOIN evinbox_internal.halt h ON h.inbox_id = i.id
-	CROSS JOIN LATERAL evinbox_internal.inbox_progress(i.id) p
+	CROSS JOIN LATERAL evinbox_internal.inbox_progress(i.id, i.owner_id) p
 	LEFT JOIN LATERAL (
 		SELECT d.last_error, d.updated_at
 		FROM (VALUES ('retry'), ('dead')) AS s (state)
@@ -468,10 +521,11 @@ FROM evinbox.inbox i
 		FROM evinbox_internal.workers() k
 			JOIN pg_catalog.pg_database b ON b.oid = k.database_id
 		WHERE k.kind = 'runner' AND k.state = 'running'
-			AND k.owner_id = o.oid AND b.datname = pg_catalog.current_database()) w;
+			AND k.owner_id = o.oid AND b.datname = pg_catalog.current_database()) w
+WHERE pg_catalog.pg_has_role(i.owner_id, 'MEMBER') OR pg_catalog.pg_has_role('pg_monitor', 'MEMBER');
 
-COMMENT ON VIEW evinbox.inbox_status IS 'Each inbox: its state, how far it is behind, what fails';
-COMMENT ON COLUMN evinbox.inbox_status.state IS 'running, scheduled, paused, halted (the rule cannot work; see last_error) or no worker';
+COMMENT ON VIEW evinbox.inbox_status IS 'Each inbox of one''s roles, or all for pg_monitor: its state, how far it is behind, what fails';
+COMMENT ON COLUMN evinbox.inbox_status.state IS 'running, scheduled, paused, halted (the rule cannot work; see last_error), no worker, or quiet (see resume_after_restore())';
 COMMENT ON COLUMN evinbox.inbox_status.lag_events IS 'Committed events that the inbox has not looked at yet; an estimate from 10,000 on';
 COMMENT ON COLUMN evinbox.inbox_status.lag IS 'Age of the oldest of these; 0 if there is none';
 COMMENT ON COLUMN evinbox.inbox_status.last_dispatch IS 'When it last handled an event';
@@ -482,7 +536,7 @@ COMMENT ON COLUMN evinbox.inbox_status.backlog IS 'How many of these are not tak
 COMMENT ON COLUMN evinbox.inbox_status.replay_left IS 'How many ids a replay has still to look at; 0 if there is none';
 COMMENT ON COLUMN evinbox.inbox_status.last_error IS 'Why the inbox is halted, else its newest failure that is still open';
 
-CREATE VIEW evinbox.dead_letter AS
+CREATE VIEW evinbox.dead_letter WITH (security_barrier) AS
 SELECT d.inbox,
 	d.event_id,
 	e.subject_type,
@@ -498,9 +552,11 @@ SELECT d.inbox,
 	d.created_at AS first_failed_at,
 	d.updated_at AS died_at
 FROM evinbox.delivery d
+	JOIN evinbox.inbox i ON i.name = d.inbox
 	LEFT JOIN evinbox.event e ON e.id = d.event_id
-WHERE d.state = 'dead';
-COMMENT ON VIEW evinbox.dead_letter IS 'Events that an inbox has given up on, with the error';
+WHERE d.state = 'dead'
+	AND (pg_catalog.pg_has_role(i.owner_id, 'MEMBER') OR pg_catalog.pg_has_role('pg_monitor', 'MEMBER'));
+COMMENT ON VIEW evinbox.dead_letter IS 'Events that an inbox of one''s roles has given up on, with the error; all for pg_monitor';
 
 CREATE VIEW evinbox.worker_status AS
 SELECT k.kind,
@@ -536,6 +592,42 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 CREATE EVENT TRIGGER evinbox_before_drop ON ddl_command_start
 	WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
 	EXECUTE FUNCTION evinbox_internal.before_drop();
+
+CREATE FUNCTION evinbox.resume_after_restore(mode text) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_resume_after_restore'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.resume_after_restore(text)
+	IS 'In a restored or copied database: dispatches from now on, and what was not dispatched (''deliver''), or forgets that (''discard'')';
+
+CREATE FUNCTION evinbox.dispatch_replicated(enabled boolean) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_dispatch_replicated'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.dispatch_replicated(boolean)
+	IS 'Whether events that come by logical replication are dispatched here';
+
+------------------------------------------------------------------------------
+-- Dumps
+------------------------------------------------------------------------------
+
+-- All that cannot be found out again; halts and attempts can. Each partition
+-- of evinbox.event is added when it is made.
+SELECT pg_catalog.pg_extension_config_dump('evinbox.action', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.delivery', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.inbox_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.event_default', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.outbox_0', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.outbox_1', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.outbox_2', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.outbox_3', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_0', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_1', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.backlog', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.backlog_seq_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.incarnation', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.waiting', '');
 
 ------------------------------------------------------------------------------
 -- Privileges: nothing for PUBLIC

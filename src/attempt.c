@@ -25,6 +25,7 @@
 #include "guc.h"
 #include "query.h"
 #include "relation.h"
+#include "session.h"
 #include "verdict.h"
 
 /* a batch of a worker ends after so long, for other lanes to have their turn */
@@ -133,6 +134,8 @@ evi_attempt_handle(EviAttempt *attempt)
 	EviHandler	handler;
 	int			guc_level;
 
+	if (attempt->in_worker)
+		evi_session_use();
 	evi_query_open();
 	guc_level = evi_search_path_set(inbox->search_path);
 

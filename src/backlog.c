@@ -256,7 +256,7 @@ read_range(EviRange *range, HeapTuple tuple, TupleDesc desc)
 	Datum		values[Natts_backlog];
 	bool		isnull[Natts_backlog];
 
-	heap_deform_tuple(tuple, desc, values, isnull);
+	evi_relation_deform(EVI_BACKLOG, tuple, desc, values, isnull);
 	range->seq = DatumGetInt64(values[Anum_backlog_seq - 1]);
 	range->first_id = DatumGetInt64(values[Anum_backlog_first_id - 1]);
 	range->last_id = DatumGetInt64(values[Anum_backlog_last_id - 1]);

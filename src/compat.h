@@ -12,6 +12,7 @@
 #define EVI_COMPAT_H
 
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -19,10 +20,17 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
-/* 16: one object_aclcheck() for all kinds of objects */
+/* 16: one object_aclcheck() for all kinds of objects; we ask for databases and functions */
 #if PG_VERSION_NUM < 160000
 #define object_aclcheck(classid, objectid, roleid, mode) \
-	pg_proc_aclcheck((objectid), (roleid), (mode))
+	((classid) == DatabaseRelationId ? \
+	 pg_database_aclcheck((objectid), (roleid), (mode)) : \
+	 pg_proc_aclcheck((objectid), (roleid), (mode)))
+#endif
+
+/* 16: being a member of a role is one thing, being allowed to become it another */
+#if PG_VERSION_NUM < 160000
+#define member_can_set_role(member, role) is_member_of_role((member), (role))
 #endif
 
 /* 16: likewise object_ownercheck(); we ask for databases and extensions */

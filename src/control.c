@@ -22,6 +22,7 @@
 
 #include "dispatch.h"
 #include "evinbox.h"
+#include "incarnation.h"
 #include "outbox.h"
 #include "query.h"
 #include "unit.h"
@@ -36,6 +37,7 @@ PG_FUNCTION_INFO_V1(evinbox_run);
 PG_FUNCTION_INFO_V1(evinbox_schedule);
 PG_FUNCTION_INFO_V1(evinbox_unschedule);
 
+static void require_own_session(void);
 static EviInbox *find_own_inbox(const char *name);
 static int64 run_inbox(EviInbox *inbox, int64 most);
 static int64 run_lane(EviInbox *inbox, int lane, int64 most, int *lanes);
@@ -66,6 +68,9 @@ evinbox_run(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("run() cannot be called by a rule")));
+	PreventCommandIfReadOnly("run()");
+	require_own_session();
+	evi_incarnation_require();
 
 	if (!PG_ARGISNULL(0))
 	{
@@ -112,6 +117,7 @@ evinbox_schedule(PG_FUNCTION_ARGS)
 	int64		job;
 	bool		isnull;
 
+	PreventCommandIfReadOnly("schedule()");
 	(void) find_own_inbox(name);
 	require_cron();
 	check_schedule(schedule);
@@ -157,6 +163,23 @@ evinbox_unschedule(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * A rule's code can go back to whoever this session belongs to, by RESET ROLE
+ * or at commit. So that must be nobody else than the rule's owner.
+ */
+static void
+require_own_session(void)
+{
+	if (GetUserId() != GetSessionUserId() || GetUserId() != GetAuthenticatedUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("run() cannot be used as role \"%s\" in a session of role \"%s\"",
+						GetUserNameFromId(GetUserId(), false),
+						GetUserNameFromId(GetAuthenticatedUserId(), false)),
+				 errdetail("Rules could act as the role that has connected."),
+				 errhint("Connect as the rules' owner.")));
+}
+
 /* Whoever runs a rule is the role that it runs as. */
 static EviInbox *
 find_own_inbox(const char *name)
@@ -171,7 +194,7 @@ find_own_inbox(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("inbox \"%s\" belongs to another role", name),
-				 errhint("Use SET ROLE to its owner: rules run only as their owner.")));
+				 errhint("Connect as its owner: rules run only as their owner.")));
 	return inbox;
 }
 

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -29,7 +30,9 @@
 #include "duty.h"
 #include "evinbox.h"
 #include "inbox.h"
+#include "incarnation.h"
 #include "outbox.h"
+#include "owner.h"
 #include "partition.h"
 #include "progress.h"
 #include "query.h"
@@ -59,12 +62,17 @@ static List *laggards = NIL;
 /* has a lane got a backlog that its runners do not know of? */
 static bool has_absorbed = false;
 
-static bool is_installed(void);
+static bool exists(void);
+static bool fits(void);
+static void begin(void);
 static bool absorb_laggards(void);
 static void tell_runners(Oid database);
 static TimestampTz standing_since(const Laggard *laggard);
 static bool absorb(int32 inbox_id, int lane);
 static bool forget_attempts(void);
+static bool stamp(void);
+static bool is_quiet(void);
+static bool look_after_owners(void);
 static bool do_chores(Oid database);
 static bool do_chore(bool (*chore) (void));
 static void leave(int slot);
@@ -78,6 +86,7 @@ evi_coordinator_main(Datum arg)
 	MemoryContext context;
 	int			looks = 1;
 	TimestampTz chores_at = 0;
+	bool		is_begun = false;
 
 	evi_worker_start(slot, &database, &owner);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
@@ -85,8 +94,6 @@ evi_coordinator_main(Datum arg)
 	context = AllocSetContextCreate(TopMemoryContext, "evinbox coordinator",
 									ALLOCSET_DEFAULT_SIZES);
 
-	if (is_installed())
-		(void) do_chore(forget_attempts);
 
 	for (;;)
 	{
@@ -98,12 +105,24 @@ evi_coordinator_main(Datum arg)
 		MemoryContextSwitchTo(context);
 		pgstat_report_activity(STATE_RUNNING, "looking after segments and runners");
 
-		if (!is_installed())
+		if (!exists())
 			leave(slot);
+		if (!fits())
+		{
+			evi_roster_want_none(database);
+			evi_worker_settle();
+			evi_worker_wait(MAX_LOOK_MS, "waiting for ALTER EXTENSION evinbox UPDATE");
+			continue;
+		}
+		if (!is_begun)
+			begin();
+		is_begun = true;
 		turn = evi_roster_update(database);
 
 		/* while owners take turns, every commit wakes us, and most for that alone */
-		if (!evi_roster_is_crowded() ||
+		if (is_quiet())
+			left = false;
+		else if (!evi_roster_is_crowded() ||
 			TimestampDifferenceExceeds(chores_at, GetCurrentTimestamp(), FIRST_LOOK_MS))
 		{
 			left = do_chores(database);
@@ -123,19 +142,47 @@ evi_coordinator_main(Datum arg)
 	}
 }
 
+/* Is the extension there? */
 static bool
-is_installed(void)
+exists(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	bool		result;
 
 	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	result = OidIsValid(get_extension_oid(EVI_EXTENSION, true)) && evi_relation_installed();
-	PopActiveSnapshot();
+	result = OidIsValid(get_extension_oid(EVI_EXTENSION, true));
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
 	return result;
+}
+
+/* Does it have all that this library needs? It says so once if not. */
+static bool
+fits(void)
+{
+	static bool has_said_so = false;
+	MemoryContext context = CurrentMemoryContext;
+	bool		result;
+
+	StartTransactionCommand();
+	result = evi_relation_installed();
+	if (!result && !has_said_so)
+		ereport(LOG,
+				(errmsg("extension \"%s\" in database \"%s\" does not fit its library",
+						EVI_EXTENSION, get_database_name(MyDatabaseId)),
+				 errhint("Use ALTER EXTENSION %s UPDATE.", EVI_EXTENSION)));
+	has_said_so = !result;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return result;
+}
+
+/* what is to be done once */
+static void
+begin(void)
+{
+	(void) do_chore(forget_attempts);
+	(void) do_chore(stamp);
 }
 
 /*
@@ -242,6 +289,44 @@ forget_attempts(void)
 	return false;
 }
 
+/* The server may have been upgraded. */
+static bool
+stamp(void)
+{
+	evi_incarnation_stamp();
+	return false;
+}
+
+/* It says so once. */
+static bool
+is_quiet(void)
+{
+	static bool has_said_so = false;
+	MemoryContext context = CurrentMemoryContext;
+	bool		result;
+
+	StartTransactionCommand();
+	result = evi_incarnation_is_quiet();
+	if (result && !has_said_so)
+		ereport(LOG,
+				(errmsg("dispatch is quiet in database \"%s\", which was restored or copied from another",
+						get_database_name(MyDatabaseId)),
+				 errhint("Use SELECT evinbox.resume_after_restore('deliver') or ('discard').")));
+	has_said_so = result;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return result;
+}
+
+/* Roles are shared by all databases, and may have been changed in another. */
+static bool
+look_after_owners(void)
+{
+	evi_owner_mend_names();
+	evi_owner_sync();
+	return false;
+}
+
 /* Returns whether something has to be done again later. */
 static bool
 do_chores(Oid database)
@@ -254,6 +339,7 @@ do_chores(Oid database)
 	left |= do_chore(evi_cursor_fold);
 	left |= do_chore(evi_backlog_trim);
 	left |= do_chore(evi_partition_make);
+	left |= do_chore(look_after_owners);
 	return left;
 }
 

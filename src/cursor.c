@@ -276,7 +276,7 @@ form_cursor(HeapTuple tuple, TupleDesc desc)
 	Datum		values[Natts_cursor];
 	bool		isnull[Natts_cursor];
 
-	heap_deform_tuple(tuple, desc, values, isnull);
+	evi_relation_deform(EVI_CURSOR, tuple, desc, values, isnull);
 	cursor->seq = DatumGetInt64(values[Anum_cursor_seq - 1]);
 	cursor->lanes = DatumGetInt32(values[Anum_cursor_lanes - 1]);
 	cursor->done = evi_snapshot_from_datum(values[Anum_cursor_done - 1]);

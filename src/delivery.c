@@ -186,10 +186,10 @@ evi_halt_all(Snapshot snapshot)
 	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
 	{
 		EviHalt    *halt = palloc(sizeof(EviHalt));
-		Datum		values[Anum_halt_next_look_at];
-		bool		isnull[Anum_halt_next_look_at];
+		Datum		values[Natts_halt];
+		bool		isnull[Natts_halt];
 
-		heap_deform_tuple(tuple, RelationGetDescr(scan.table), values, isnull);
+		evi_relation_deform(EVI_HALT, tuple, RelationGetDescr(scan.table), values, isnull);
 		halt->inbox_id = DatumGetInt32(values[Anum_halt_inbox_id - 1]);
 		halt->looks = DatumGetInt32(values[Anum_halt_looks - 1]);
 		halt->next_look_at = DatumGetTimestampTz(values[Anum_halt_next_look_at - 1]);

@@ -46,6 +46,7 @@
 /* so many attempts in a row may be in the way of others' transactions */
 #define MAX_CONFLICTS 5
 
+static EviAttempt *create_attempt(EviProgress *progress, bool in_worker);
 static int	unit_size(const EviProgress *progress, bool in_worker, int64 most);
 static bool try_first(EviAttempt *attempt, EviStep *step);
 static void flush_now_and_then(EviProgress *progress, int nevents);
@@ -65,28 +66,22 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 {
 	EviInbox   *inbox = progress->inbox;
 	EviWindow  *window = progress->window;
-	EviAttempt		attempt = {
-		.progress = progress,
-		.in_worker = in_worker,
-		.from = progress->next,
-		.to = progress->next,
-		.at = -1,
-	};
+	EviAttempt *attempt = create_attempt(progress, in_worker);
 	EviCursor	cursor;
 	EviStep		step = EVI_STEP_DONE;
 	int64		seq = 0;
 	EviUnit		unit;
 
-	attempt.end = attempt.from + unit_size(progress, in_worker, most);
-	evi_attempt_choose(&attempt);
-	if (attempt.nchosen == 0 && progress->halts == 0)
+	attempt->end = attempt->from + unit_size(progress, in_worker, most);
+	evi_attempt_choose(attempt);
+	if (attempt->nchosen == 0 && progress->halts == 0)
 	{
 		progress->suspects = Max(progress->suspects - 1, 0);
-		cursor = evi_progress_cursor_at(progress, attempt.to);
-		evi_progress_move(progress, attempt.to, &cursor, 0);
+		cursor = evi_progress_cursor_at(progress, attempt->to);
+		evi_progress_move(progress, attempt->to, &cursor, 0);
 		return EVI_STEP_DONE;
 	}
-	if (in_worker && !try_first(&attempt, &step))
+	if (in_worker && !try_first(attempt, &step))
 		return step;
 
 	evi_unit_begin(&unit, in_worker);
@@ -95,15 +90,15 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 		step = evi_setback_lock(progress, in_worker);
 		if (step == EVI_STEP_DONE)
 		{
-			evi_attempt_handle(&attempt);
-			while (!in_worker && attempt.to < attempt.end)
+			evi_attempt_handle(attempt);
+			while (!in_worker && attempt->to < attempt->end)
 			{
-				evi_attempt_choose(&attempt);
-				evi_attempt_handle(&attempt);
+				evi_attempt_choose(attempt);
+				evi_attempt_handle(attempt);
 			}
 
-			cursor = evi_progress_cursor_at(progress, attempt.to);
-			if (attempt.nhandled > 0)
+			cursor = evi_progress_cursor_at(progress, attempt->to);
+			if (attempt->nhandled > 0)
 			{
 				cursor.dispatched_at = GetCurrentTimestamp();
 				cursor.streak = 0;
@@ -112,28 +107,28 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 				evi_halt_clear(inbox->id);
 			evi_setback_tried(progress);
 			/* what has no effects need not be stored: see store_cursors() in runner.c */
-			if (attempt.nhandled > 0 || progress->halts > 0 || progress->tried_id != 0 || !in_worker)
+			if (attempt->nhandled > 0 || progress->halts > 0 || progress->tried_id != 0 || !in_worker)
 				seq = evi_cursor_append(inbox->id, progress->lane, &cursor);
 			PopActiveSnapshot();
 		}
-		evi_attempt_commit(&attempt, &unit);
+		evi_attempt_commit(attempt, &unit);
 	}
 	PG_CATCH();
 	{
-		return recover(&attempt, undo(&attempt, &unit));
+		return recover(attempt, undo(attempt, &unit));
 	}
 	PG_END_TRY();
 
 	if (step != EVI_STEP_DONE)
 		return step;
-	*handled += attempt.nhandled;
+	*handled += attempt->nhandled;
 	progress->halts = progress->conflicts = 0;
 	progress->tried_id = 0;
 	progress->failing = false;
 	progress->limit = progress->limit > window->count ? 0 : progress->limit * 2;
 	if (in_worker)
-		flush_now_and_then(progress, attempt.to - attempt.from);
-	evi_progress_move(progress, attempt.to, &cursor, seq);
+		flush_now_and_then(progress, attempt->to - attempt->from);
+	evi_progress_move(progress, attempt->to, &cursor, seq);
 	return EVI_STEP_DONE;
 }
 
@@ -142,7 +137,7 @@ EviStep
 evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int64 *handled)
 {
 	EviInbox   *inbox = progress->inbox;
-	EviAttempt		attempt = {.progress = progress, .in_worker = in_worker, .at = -1};
+	EviAttempt *attempt = create_attempt(progress, in_worker);
 	int			first = 0;
 	int			fetched;
 	EviStep		step = EVI_STEP_DONE;
@@ -169,11 +164,11 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 			/* unless somebody was quicker */
 			if (evi_delivery_attempts(inbox, due->event_id) == due->attempts)
 			{
-				attempt.batch = evi_fetch_batch(&due->event_id, 1, GetActiveSnapshot(), &fetched);
-				attempt.chosen = &first;
-				attempt.nchosen = attempt.batch->count > 0 &&
-					evi_attempt_is_for_inbox(&attempt, first) ? 1 : 0;
-				evi_attempt_handle(&attempt);
+				attempt->batch = evi_fetch_batch(&due->event_id, 1, GetActiveSnapshot(), &fetched);
+				attempt->chosen = &first;
+				attempt->nchosen = attempt->batch->count > 0 &&
+					evi_attempt_is_for_inbox(attempt, first) ? 1 : 0;
+				evi_attempt_handle(attempt);
 				if (!evi_delivery_done(inbox, due->event_id))
 					ereport(ERROR,
 							(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -185,15 +180,15 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 			evi_setback_tried(progress);
 			PopActiveSnapshot();
 		}
-		evi_attempt_commit(&attempt, &unit);
+		evi_attempt_commit(attempt, &unit);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error = undo(&attempt, &unit);
+		ErrorData  *error = undo(attempt, &unit);
 
-		if (is_passed_on(&attempt, error))
+		if (is_passed_on(attempt, error))
 			ReThrowError(error);
-		if (is_rules_fault(&attempt, error))
+		if (is_rules_fault(attempt, error))
 			return evi_setback_halt(progress, in_worker, error->message, false);
 
 		/* still due: it comes again at once */
@@ -205,11 +200,11 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 
 	progress->tried_id = 0;
 	progress->conflicts = 0;
-	if (attempt.batch)
+	if (attempt->batch)
 		progress->halts = 0;
-	if (attempt.nhandled > 0)
+	if (attempt->nhandled > 0)
 		progress->cursor.streak = 0;
-	*handled += attempt.nhandled;
+	*handled += attempt->nhandled;
 	return step;
 }
 
@@ -251,6 +246,19 @@ evi_dispatch_absorb(EviProgress *progress)
 	}
 	evi_unit_commit(&unit);
 	return result;
+}
+
+/* not on the stack, where what has changed since setjmp() is lost with longjmp() */
+static EviAttempt *
+create_attempt(EviProgress *progress, bool in_worker)
+{
+	EviAttempt *attempt = palloc0(sizeof(EviAttempt));
+
+	attempt->progress = progress;
+	attempt->in_worker = in_worker;
+	attempt->from = attempt->to = progress->next;
+	attempt->at = -1;
+	return attempt;
 }
 
 /* how many events of the window a unit looks at */

@@ -12,6 +12,7 @@
 
 #include "access/xact.h"
 #include "commands/sequence.h"
+#include "miscadmin.h"
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -19,6 +20,7 @@
 #include "division.h"
 #include "evinbox.h"
 #include "fetch.h"
+#include "incarnation.h"
 #include "outbox.h"
 #include "progress.h"
 #include "relation.h"
@@ -87,6 +89,8 @@ evi_division_change(int32 inbox_id, char *name, int former, int lanes)
 	List	  **rest = palloc0(sizeof(List *) * former);
 	EviCursor	cursor = {.lanes = lanes};
 
+	evi_incarnation_require();
+
 	/* the rule that runs would go on with the former division */
 	if (evi_unit_is_open())
 		ereport(ERROR,
@@ -127,6 +131,53 @@ evi_division_change(int32 inbox_id, char *name, int former, int lanes)
 	/* whoever still knows the former division must not go on with the others */
 	for (int lane = lanes; lane < former; lane++)
 		(void) evi_cursor_append(inbox.id, lane, &cursor);
+}
+
+/*
+ * The lanes begin anew in a database that was restored or copied. If what is
+ * left for them is to be delivered, it becomes their backlog, with further
+ * events. The xids of the outbox and of the cursors are those of the original.
+ */
+void
+evi_division_restart(int32 inbox_id, int lanes, bool deliver, const int64 *ids, int count)
+{
+	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
+	EviSnapshot *now;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	now = evi_snapshot_without(evi_snapshot_active(), xid);
+	for (int lane = EVI_REPLAY_LANE; lane < lanes; lane++)
+	{
+		EviInbox	inbox = {.id = inbox_id};
+		EviProgress *progress;
+		EviCursor	cursor;
+		bool		has_cursor;
+
+		CHECK_FOR_INTERRUPTS();
+		(void) evi_cursor_lock(inbox_id, lane, true);
+		progress = evi_progress_create(&inbox, lane, CurrentMemoryContext);
+		has_cursor = evi_progress_read_cursor(progress, GetActiveSnapshot());
+		if (has_cursor && deliver && lane != EVI_REPLAY_LANE)
+			evi_progress_absorb(progress, evi_snapshot_everything(), GetActiveSnapshot());
+		if (has_cursor || lane != EVI_REPLAY_LANE)
+		{
+			cursor = progress->cursor;
+			cursor.lanes = lane == EVI_REPLAY_LANE ? 1 : lanes;
+			cursor.done = now;
+			cursor.taking = NULL;
+			cursor.own_xid = 0;
+			if (!deliver)
+			{
+				cursor.backlog_seq = nextval_internal(evi_relation_oid(EVI_BACKLOG_SEQ), false);
+				cursor.backlog_position = PG_INT64_MAX;
+			}
+			if (lane != EVI_REPLAY_LANE)
+				evi_backlog_add_ids(inbox_id, lane, ids, count);
+			(void) evi_cursor_append(inbox_id, lane, &cursor);
+		}
+		evi_progress_free(progress);
+	}
+	PopActiveSnapshot();
 }
 
 /* what a lane has left up to a snapshot, as EviRange */

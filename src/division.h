@@ -10,5 +10,7 @@
 
 extern void evi_division_start(int32 inbox_id, int lanes, const char *start_at);
 extern void evi_division_change(int32 inbox_id, char *name, int former, int lanes);
+extern void evi_division_restart(int32 inbox_id, int lanes, bool deliver,
+								 const int64 *ids, int count);
 
 #endif							/* EVI_DIVISION_H */

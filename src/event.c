@@ -313,7 +313,8 @@ has_only_our_triggers(Relation rel)
 		if (strcmp(trigger->tgname, "event_before_insert") != 0 &&
 			strcmp(trigger->tgname, "event_after_insert") != 0)
 			return false;
-		if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
+		if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN ||
+			trigger->tgenabled == TRIGGER_FIRES_ALWAYS)
 			nours++;
 	}
 	return nours == 2 && SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA;

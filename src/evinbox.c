@@ -26,8 +26,11 @@ _PG_init(void)
 	evi_guc_define();
 	evi_lifecycle_init();
 
-	/* without preload, events are recorded, and dispatched by run() only */
-	if (!process_shared_preload_libraries_in_progress)
+	/*
+	 * Without preload, events are recorded, and dispatched by run() only. While
+	 * pg_upgrade is at work, nothing must be.
+	 */
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
 		return;
 	evi_shmem_init();
 	evi_launcher_register();

@@ -37,6 +37,7 @@
 #define Anum_action_subject_type 1
 #define Anum_action_action 2
 #define Anum_action_required 3
+#define Natts_action 3
 
 #define Anum_inbox_name 1
 #define Anum_inbox_owner 2
@@ -58,7 +59,8 @@
 #define Anum_inbox_shards 18
 #define Anum_inbox_replayable 19
 #define Anum_inbox_start_at 20
-#define Natts_inbox 20
+#define Anum_inbox_owner_id 21
+#define Natts_inbox 21
 
 #define Anum_outbox_xid 1
 #define Anum_outbox_event_id 2
@@ -96,6 +98,17 @@
 #define Anum_halt_halted_at 3
 #define Anum_halt_looks 4
 #define Anum_halt_next_look_at 5
+#define Natts_halt 5
+
+#define Anum_incarnation_system_identifier 1
+#define Anum_incarnation_database_id 2
+#define Anum_incarnation_catalog_version 3
+#define Anum_incarnation_since 4
+#define Anum_incarnation_dispatch_replicated 5
+#define Natts_incarnation 5
+
+#define Anum_waiting_event_id 1
+#define Natts_waiting 1
 
 /* the lane of an inbox that replays; the others count from 0 */
 #define EVI_REPLAY_LANE (-1)

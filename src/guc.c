@@ -24,6 +24,15 @@ static int	max_failures = 50;
 static int	batch_size = 10000;
 static int	partition_size = 10000000;
 static int	segment_xids = 65536;
+static char *actor = NULL;
+static int	actor_source = EVI_ACTOR_ANY;
+
+static const struct config_enum_entry actor_sources[] = {
+	{"any", EVI_ACTOR_ANY, false},
+	{"context", EVI_ACTOR_CONTEXT, false},
+	{"session_user", EVI_ACTOR_SESSION_USER, false},
+	{NULL, 0, false}
+};
 
 void
 evi_guc_define(void)
@@ -64,6 +73,17 @@ evi_guc_define(void)
 							"May be changed at any time: readers look at all segments.",
 							&segment_xids, 65536, 16, 1 << 30,
 							PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("evinbox.actor",
+							   "Actor of events that are recorded without one.",
+							   NULL,
+							   &actor, "",
+							   PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomEnumVariable("evinbox.actor_source",
+							 "Who says who the actor of an event is.",
+							 "\"any\": whoever records; \"context\": evinbox.actor alone; \"session_user\": nobody.",
+							 &actor_source, EVI_ACTOR_ANY, actor_sources,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	if (process_shared_preload_libraries_in_progress)
 		DefineCustomIntVariable("evinbox.max_workers",
@@ -115,4 +135,17 @@ int
 evi_guc_segment_xids(void)
 {
 	return segment_xids;
+}
+
+/* never NULL */
+const char *
+evi_guc_actor(void)
+{
+	return actor ? actor : "";
+}
+
+EviActorSource
+evi_guc_actor_source(void)
+{
+	return (EviActorSource) actor_source;
 }

@@ -8,6 +8,14 @@
 #ifndef EVI_GUC_H
 #define EVI_GUC_H
 
+/* who says who the actor of an event is */
+typedef enum EviActorSource
+{
+	EVI_ACTOR_ANY,
+	EVI_ACTOR_CONTEXT,
+	EVI_ACTOR_SESSION_USER
+} EviActorSource;
+
 extern void evi_guc_define(void);
 
 extern bool evi_guc_enabled(void);
@@ -17,5 +25,7 @@ extern int	evi_guc_max_failures(void);
 extern int	evi_guc_batch_size(void);
 extern int	evi_guc_partition_size(void);
 extern int	evi_guc_segment_xids(void);
+extern const char *evi_guc_actor(void);
+extern EviActorSource evi_guc_actor_source(void);
 
 #endif							/* EVI_GUC_H */

@@ -30,10 +30,12 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "evinbox.h"
 #include "inbox.h"
+#include "owner.h"
 #include "query.h"
 #include "relation.h"
 
@@ -41,6 +43,7 @@
 #define PLAN_FACTOR 10
 
 static void prepare_handler(EviInbox *inbox, EviHandler *handler);
+static void check_function_owner(const EviInbox *inbox, Oid function);
 static SPIPlanPtr keep(const EviInbox *inbox, SPIPlanPtr plan);
 static List *count_lanes(List *owners, const EviInbox *inbox);
 static EviInbox *form_inbox(HeapTuple tuple, TupleDesc desc);
@@ -143,7 +146,7 @@ evi_inbox_live_owners(Snapshot snapshot)
 	{
 		EviInbox   *inbox = lfirst(lc);
 
-		if (inbox->live && inbox->enabled && OidIsValid(inbox->owner))
+		if (inbox->live && inbox->enabled && !evi_owner_fault(inbox->owner))
 			result = count_lanes(result, inbox);
 	}
 	return result;
@@ -246,7 +249,29 @@ prepare_handler(EviInbox *inbox, EviHandler *handler)
 				 errmsg("role \"%s\" may not execute handler function \"%s\"",
 						GetUserNameFromId(GetUserId(), false), inbox->handler),
 				 errhint("Use GRANT EXECUTE ON FUNCTION.")));
+	check_function_owner(inbox, function);
 	fmgr_info(function, &handler->function);
+}
+
+/* Whoever may replace the function can do whatever the rule's owner may. */
+static void
+check_function_owner(const EviInbox *inbox, Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+
+	if (owner != GetUserId() && !superuser_arg(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("handler function \"%s\" belongs to role \"%s\", which is neither the rule's owner nor a superuser",
+						inbox->handler, GetUserNameFromId(owner, true)),
+				 errhint("Use ALTER FUNCTION ... OWNER TO \"%s\", or a function of that role's own that calls it.",
+						 GetUserNameFromId(GetUserId(), false))));
 }
 
 static SPIPlanPtr
@@ -283,13 +308,12 @@ form_inbox(HeapTuple tuple, TupleDesc desc)
 	Datum		values[Natts_inbox];
 	bool		isnull[Natts_inbox];
 
-	/* columns that an upgrade has added are not for us */
-	for (int i = 0; i < lengthof(values); i++)
-		values[i] = heap_getattr(tuple, i + 1, desc, &isnull[i]);
-
+	evi_relation_deform(EVI_INBOX, tuple, desc, values, isnull);
 	inbox->id = DatumGetInt32(values[Anum_inbox_id - 1]);
 	inbox->name = TextDatumGetCString(values[Anum_inbox_name - 1]);
-	inbox->owner = get_role_oid(NameStr(*DatumGetName(values[Anum_inbox_owner - 1])), true);
+	inbox->owner = DatumGetObjectId(values[Anum_inbox_owner_id - 1]);
+	if (!evi_owner_exists(inbox->owner))
+		inbox->owner = InvalidOid;
 	inbox->nsubject_types = form_texts(values[Anum_inbox_subject_types - 1],
 									   isnull[Anum_inbox_subject_types - 1],
 									   &inbox->subject_types);

@@ -72,7 +72,7 @@ load_rules(MemoryContext parent, Snapshot snapshot)
 	rules_context = AllocSetContextCreate(parent, "evinbox rules",
 										  ALLOCSET_DEFAULT_SIZES);
 	context = MemoryContextSwitchTo(rules_context);
-	rules = evi_inbox_load(GetUserId(), snapshot);
+	rules = evi_inbox_load(GetAuthenticatedUserId(), snapshot);
 	lanes = NIL;
 	foreach(lc, rules)
 	{

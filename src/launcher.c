@@ -39,6 +39,7 @@
 #define FIRST_RESTART_MS 500
 #define MAX_RESTART_MS 60000
 #define LASTING_MS 10000		/* a worker that lived so long did not fail to start */
+#define HOPELESS_MS 60000		/* one that was not able to work at all */
 #define STARTING_MS 10000		/* one that has not come after so long never will */
 
 PGDLLEXPORT void evi_launcher_main(Datum arg);
@@ -48,6 +49,8 @@ static Oid	pick_database(void);
 static void want_nothing(void);
 static long look_after_workers(void);
 static void review_worker(EviWorker *worker, TimestampTz now);
+static void put_off(const EviWorker *failed, TimestampTz until);
+static bool may_start(const EviWorker *worker);
 static void start_worker(int slot, EviWorkerKind kind, TimestampTz now);
 static bool register_worker(int slot, EviWorkerKind kind);
 static void complain(TimestampTz now);
@@ -168,16 +171,14 @@ look_after_workers(void)
 		evi_shmem_lock(true);
 		review_worker(worker, now);
 		kind = worker->kind;
-		is_due = worker->state == EVI_WORKER_WAITING && worker->next_start_at <= now &&
-			!evi_shmem_kept_out(worker->database);
+		is_due = worker->next_start_at <= now && may_start(worker);
 		evi_shmem_unlock();
 
 		if (is_due)
 			start_worker(i, kind, now);
 
 		evi_shmem_lock(false);
-		if ((worker->state == EVI_WORKER_WAITING && !evi_shmem_kept_out(worker->database)) ||
-			worker->state == EVI_WORKER_STARTING)
+		if (may_start(worker) || worker->state == EVI_WORKER_STARTING)
 			next = Min(next, worker->next_start_at);
 		evi_shmem_unlock();
 	}
@@ -197,6 +198,8 @@ review_worker(EviWorker *worker, TimestampTz now)
 		worker->next_start_at = worker->failures == 1 ? now :
 			TimestampTzPlusMilliseconds(now, evi_backoff_ms(FIRST_RESTART_MS,
 															worker->failures - 1, MAX_RESTART_MS));
+		if (!worker->is_ready && worker->kind != EVI_SCOUT)
+			put_off(worker, TimestampTzPlusMilliseconds(now, HOPELESS_MS));
 		if (evi_shmem_kept_out(worker->database))
 		{
 			worker->failures = 0;
@@ -215,6 +218,44 @@ review_worker(EviWorker *worker, TimestampTz now)
 		kill(worker->pid, SIGTERM);
 }
 
+/*
+ * What has kept a worker from working, such as a limit of connections, keeps
+ * others like it, too. They come again when roles or databases change, or after
+ * a while. The caller holds the lock.
+ */
+static void
+put_off(const EviWorker *failed, TimestampTz until)
+{
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = evi_shmem_slot(i);
+
+		if (worker->kind == failed->kind && worker->database == failed->database &&
+			worker->owner == failed->owner && worker->state == EVI_WORKER_WAITING)
+			worker->next_start_at = until;
+	}
+}
+
+/* Of a role's runners, the first one shows whether they can. The caller holds the lock. */
+static bool
+may_start(const EviWorker *worker)
+{
+	if (worker->state != EVI_WORKER_WAITING || evi_shmem_kept_out(worker->database))
+		return false;
+	if (worker->kind != EVI_RUNNER || worker->number == 0)
+		return true;
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		const EviWorker *first = evi_shmem_slot(i);
+
+		if (first->kind == EVI_RUNNER && first->database == worker->database &&
+			first->owner == worker->owner && first->number == 0 &&
+			first->state == EVI_WORKER_RUNNING && first->is_ready)
+			return true;
+	}
+	return false;
+}
+
 /* Only the launcher starts workers, so a slot that is due stays due. */
 static void
 start_worker(int slot, EviWorkerKind kind, TimestampTz now)
@@ -226,6 +267,7 @@ start_worker(int slot, EviWorkerKind kind, TimestampTz now)
 	if (kind == EVI_SCOUT)
 		worker->database = database;
 	worker->state = EVI_WORKER_STARTING;
+	worker->is_ready = false;
 	worker->starts++;
 	worker->next_start_at = TimestampTzPlusMilliseconds(now, STARTING_MS);
 	evi_shmem_unlock();

@@ -16,18 +16,18 @@
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
-#include "catalog/pg_db_role_setting.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
+#include "commands/user.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -35,7 +35,10 @@
 #include "compat.h"
 #include "evinbox.h"
 #include "lifecycle.h"
+#include "owner.h"
+#include "registry.h"
 #include "relation.h"
+#include "restoring.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -53,12 +56,16 @@ static void access_object(ObjectAccessType access, Oid class_id, Oid object_id,
 						  int sub_id, void *arg);
 static void prepare_for(Node *statement);
 static void tell_roles_changed(void);
+static void drop_owned(DropOwnedStmt *statement);
+static void reassign_owned(ReassignOwnedStmt *statement);
 static void keep_out(const char *database);
 static void keep_out_of(Oid database);
 static DefElem *find_option(List *options, const char *name);
 static void prepare_for_drop(void);
 static bool drops_extension(const DropStmt *statement);
-static void set_registered(bool registered);
+static void register_copy(CreatedbStmt *statement);
+static const char *template_of(CreatedbStmt *statement);
+static void set_registered(Oid database, bool is_registered);
 
 void
 evi_lifecycle_init(void)
@@ -73,7 +80,7 @@ evi_lifecycle_init(void)
 Datum
 evinbox_register_database(PG_FUNCTION_ARGS)
 {
-	set_registered(true);
+	set_registered(MyDatabaseId, true);
 	if (!evi_shmem_available())
 		/* CREATE EXTENSION shows nothing less */
 		ereport(WARNING,
@@ -83,8 +90,8 @@ evinbox_register_database(PG_FUNCTION_ARGS)
 }
 
 /*
- * An event trigger whose only purpose is that the library is loaded, and
- * with it the hooks, when somebody drops the extension.
+ * An event trigger: before DROP OWNED, and that the library is loaded, and with
+ * it the hooks, when somebody drops the extension.
  */
 Datum
 evinbox_before_drop(PG_FUNCTION_ARGS)
@@ -93,6 +100,8 @@ evinbox_before_drop(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function can only be called as an event trigger")));
+	if (IsA(((EventTriggerData *) fcinfo->context)->parsetree, DropOwnedStmt))
+		drop_owned((DropOwnedStmt *) ((EventTriggerData *) fcinfo->context)->parsetree);
 	PG_RETURN_VOID();
 }
 
@@ -101,11 +110,64 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
-	if (evi_shmem_available() && IsUnderPostmaster)
-		prepare_for(pstmt->utilityStmt);
+	Node	   *statement = pstmt->utilityStmt;
+	NodeTag		tag = nodeTag(statement);
+	bool		was_restoring = evi_restoring();
 
-	(prev_process_utility ? prev_process_utility : standard_ProcessUtility)
-		(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	if (evi_shmem_available() && IsUnderPostmaster)
+		prepare_for(statement);
+	if (tag == T_CopyStmt && evi_restoring_is((CopyStmt *) statement))
+	{
+		pstmt = copyObject(pstmt);
+		evi_restoring_prepare((CopyStmt *) pstmt->utilityStmt);
+		(void) evi_restoring_set(true);
+	}
+
+	PG_TRY();
+	{
+		(prev_process_utility ? prev_process_utility : standard_ProcessUtility)
+			(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		(void) evi_restoring_set(was_restoring);
+	}
+	PG_END_TRY();
+
+	if (tag == T_ReassignOwnedStmt && evi_relation_installed())
+		reassign_owned((ReassignOwnedStmt *) statement);
+	if (tag == T_CreatedbStmt && evi_shmem_available())
+		register_copy((CreatedbStmt *) statement);
+}
+
+/* A copy of a database with the extension has it, too. */
+static void
+register_copy(CreatedbStmt *statement)
+{
+	if (list_member_oid(evi_registry_databases(),
+						get_database_oid(template_of(statement), true)))
+		set_registered(get_database_oid(statement->dbname, false), true);
+}
+
+/* The command itself refuses, afterwards, whoever may not do this. */
+static void
+drop_owned(DropOwnedStmt *statement)
+{
+	ListCell   *lc;
+
+	foreach(lc, roleSpecsToIds(statement->roles))
+		if (has_privs_of_role(GetUserId(), lfirst_oid(lc)))
+			evi_owner_drop_rules(lfirst_oid(lc));
+}
+
+static void
+reassign_owned(ReassignOwnedStmt *statement)
+{
+	Oid			other = get_rolespec_oid(statement->newrole, false);
+	ListCell   *lc;
+
+	foreach(lc, roleSpecsToIds(statement->roles))
+		evi_owner_reassign_rules(lfirst_oid(lc), other);
 }
 
 static void
@@ -116,7 +178,7 @@ access_object(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 
 	if (access == OAT_DROP && class_id == ExtensionRelationId &&
 		object_id == get_extension_oid(EVI_EXTENSION, true))
-		set_registered(false);
+		set_registered(MyDatabaseId, false);
 }
 
 static void
@@ -129,7 +191,8 @@ prepare_for(Node *statement)
 			break;
 		case T_AlterDatabaseStmt:
 			if (find_option(((AlterDatabaseStmt *) statement)->options, "tablespace") ||
-				find_option(((AlterDatabaseStmt *) statement)->options, "allow_connections"))
+				find_option(((AlterDatabaseStmt *) statement)->options, "allow_connections") ||
+				find_option(((AlterDatabaseStmt *) statement)->options, "is_template"))
 				keep_out(((AlterDatabaseStmt *) statement)->dbname);
 			break;
 		case T_RenameStmt:
@@ -139,19 +202,25 @@ prepare_for(Node *statement)
 				tell_roles_changed();
 			break;
 		case T_CreateRoleStmt:
+		case T_AlterRoleStmt:
 		case T_DropRoleStmt:
 			tell_roles_changed();
 			break;
+		case T_GrantStmt:
+			if (((GrantStmt *) statement)->objtype == OBJECT_DATABASE)
+				tell_roles_changed();
+			break;
 		case T_CreatedbStmt:
-			{
-				DefElem    *source = find_option(((CreatedbStmt *) statement)->options, "template");
-
-				keep_out(source && source->arg ? defGetString(source) : "template1");
-				break;
-			}
+			keep_out(template_of((CreatedbStmt *) statement));
+			break;
 		case T_DropStmt:
 			if (drops_extension((DropStmt *) statement))
 				prepare_for_drop();
+			break;
+		case T_AlterExtensionStmt:
+		case T_AlterExtensionContentsStmt:
+			evi_wakeup_runners();
+			evi_wakeup_coordinator();
 			break;
 		case T_TransactionStmt:
 			if (((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
@@ -166,7 +235,7 @@ prepare_for(Node *statement)
 	}
 }
 
-/* Rules may have lost their owner, or found it again. */
+/* Rules may have lost their owner, or its right to log in, or found it again. */
 static void
 tell_roles_changed(void)
 {
@@ -236,18 +305,19 @@ prepare_for_drop(void)
 		LockRelationOid(evi_relation_oid(EVI_EVENT), AccessExclusiveLock);
 }
 
-/* What the launcher goes by: ALTER DATABASE ... SET evinbox.installed. */
-static void
-set_registered(bool registered)
+static const char *
+template_of(CreatedbStmt *statement)
 {
-	VariableSetStmt *statement = makeNode(VariableSetStmt);
-	A_Const    *on = makeNode(A_Const);
+	DefElem    *source = find_option(statement->options, "template");
 
-	on->val.sval = *makeString("on");
-	statement->kind = registered ? VAR_SET_VALUE : VAR_RESET;
-	statement->name = "evinbox.installed";
-	statement->args = registered ? list_make1(on) : NIL;
-	AlterSetting(MyDatabaseId, InvalidOid, statement);
+	return source && source->arg ? defGetString(source) : "template1";
+}
+
+/* What the launcher goes by. */
+static void
+set_registered(Oid database, bool is_registered)
+{
+	evi_registry_set(database, is_registered);
 	evi_wakeup_launcher();
 	evi_wakeup_coordinator();
 }

@@ -21,6 +21,8 @@
 #include "cursor.h"
 #include "evinbox.h"
 #include "fetch.h"
+#include "incarnation.h"
+#include "owner.h"
 #include "shmem.h"
 #include "window.h"
 
@@ -46,8 +48,9 @@ Datum
 evinbox_inbox_progress(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
-	Datum		values[5] = {0};
-	bool		isnull[5] = {false, false, true};
+	Datum		values[7] = {0};
+	bool		isnull[7] = {0};
+	char	   *fault = evi_owner_fault(PG_GETARG_OID(1));
 	Lag			most = {0};
 	int64		replay_left = 0;
 	TimestampTz dispatched_at = 0;
@@ -87,6 +90,10 @@ evinbox_inbox_progress(PG_FUNCTION_ARGS)
 	isnull[2] = dispatched_at == 0;
 	values[3] = Int64GetDatum(most.backlog);
 	values[4] = Int64GetDatum(replay_left);
+	isnull[5] = fault == NULL;
+	if (fault)
+		values[5] = CStringGetTextDatum(fault);
+	values[6] = BoolGetDatum(evi_incarnation_is_quiet());
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, isnull)));
 }
 

@@ -15,7 +15,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -25,6 +24,8 @@
 #include "evinbox.h"
 #include "fetch.h"
 #include "inbox.h"
+#include "incarnation.h"
+#include "owner.h"
 #include "query.h"
 
 PG_FUNCTION_INFO_V1(evinbox_pause);
@@ -34,7 +35,6 @@ PG_FUNCTION_INFO_V1(evinbox_discard);
 PG_FUNCTION_INFO_V1(evinbox_replay);
 
 static EviInbox *find_inbox(text *name);
-static bool may_operate(const EviInbox *inbox);
 static void forget_streaks(const EviInbox *inbox);
 static void write_rule(const EviInbox *inbox, bool enabled);
 static void touch_rule(const EviInbox *inbox);
@@ -43,6 +43,7 @@ static uint64 retry(const EviInbox *inbox, bool has_event, int64 event_id);
 Datum
 evinbox_pause(PG_FUNCTION_ARGS)
 {
+	PreventCommandIfReadOnly("pause()");
 	write_rule(find_inbox(PG_GETARG_TEXT_PP(0)), false);
 	PG_RETURN_VOID();
 }
@@ -53,6 +54,7 @@ evinbox_resume(PG_FUNCTION_ARGS)
 {
 	EviInbox   *inbox = find_inbox(PG_GETARG_TEXT_PP(0));
 
+	PreventCommandIfReadOnly("resume()");
 	evi_halt_clear(inbox->id);
 	forget_streaks(inbox);
 	write_rule(inbox, true);
@@ -68,11 +70,12 @@ evinbox_retry(PG_FUNCTION_ARGS)
 	uint64		result = 0;
 	ListCell   *lc;
 
+	PreventCommandIfReadOnly("retry()");
 	if (!PG_ARGISNULL(0))
 		PG_RETURN_INT64(retry(find_inbox(PG_GETARG_TEXT_PP(0)), has_event, event_id));
 
 	foreach(lc, evi_inbox_all(GetActiveSnapshot()))
-		if (may_operate(lfirst(lc)))
+		if (evi_owner_allows(((EviInbox *) lfirst(lc))->owner))
 			result += retry(lfirst(lc), has_event, event_id);
 	PG_RETURN_INT64(result);
 }
@@ -92,6 +95,7 @@ evinbox_discard(PG_FUNCTION_ARGS)
 	Datum		args[] = {CStringGetTextDatum(inbox->name), PG_GETARG_DATUM(1),
 	TimestampTzGetDatum(GetCurrentTimestamp())};
 
+	PreventCommandIfReadOnly("discard()");
 	if (evi_query_run_alone(&update, args, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -118,6 +122,7 @@ evinbox_replay(PG_FUNCTION_ARGS)
 	EviCursor  *cursor;
 	EviCursor	first = {.lanes = 1};
 
+	PreventCommandIfReadOnly("replay()");
 	if (!inbox->replayable)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -130,6 +135,7 @@ evinbox_replay(PG_FUNCTION_ARGS)
 	if (range.first_id > range.last_id)
 		PG_RETURN_VOID();
 
+	evi_incarnation_require();
 	(void) evi_cursor_lock(inbox->id, EVI_REPLAY_LANE, true);
 	PushActiveSnapshot(GetLatestSnapshot());
 	cursor = evi_cursor_read(inbox->id, EVI_REPLAY_LANE, GetActiveSnapshot());
@@ -155,18 +161,11 @@ find_inbox(text *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("inbox \"%s\" does not exist", cname)));
-	if (!may_operate(inbox))
+	if (!evi_owner_allows(inbox->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be member of the owner of inbox \"%s\"", cname)));
 	return inbox;
-}
-
-/* that of a role that is gone is for superusers */
-static bool
-may_operate(const EviInbox *inbox)
-{
-	return OidIsValid(inbox->owner) ? is_member_of_role(GetUserId(), inbox->owner) : superuser();
 }
 
 /* Waits for a batch that is going on: it would store what it knows. */

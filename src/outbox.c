@@ -33,6 +33,7 @@
 #include "cursor.h"
 #include "evinbox.h"
 #include "guc.h"
+#include "incarnation.h"
 #include "outbox.h"
 #include "partition.h"
 #include "query.h"
@@ -68,6 +69,13 @@ evi_outbox_add(int64 event_id)
 				 errdetail("This transaction has dispatched its events up to id " INT64_FORMAT ".",
 						   closed_until),
 				 errhint("Leave ids to evinbox.")));
+
+	if (evi_incarnation_is_quiet())
+	{
+		values[Anum_waiting_event_id - 1] = Int64GetDatum(event_id);
+		evi_relation_insert(EVI_WAITING, values, isnull);
+		return;
+	}
 
 	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(xid));
 	values[Anum_outbox_event_id - 1] = Int64GetDatum(event_id);

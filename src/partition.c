@@ -32,7 +32,9 @@ PG_FUNCTION_INFO_V1(evinbox_make_partition);
 
 static void read_bounds(int64 *top, Oid *default_relid);
 static int64 highest_in_default(int64 from, int64 to);
+static bool range_is_free(int64 from, int64 to);
 static void make_partition(int64 from, int64 to);
+static void make_table(const char *name, int64 from, int64 to);
 
 /* called by the installation script, for the first one */
 Datum
@@ -42,6 +44,21 @@ evinbox_make_partition(PG_FUNCTION_ARGS)
 	make_partition(1, evi_guc_partition_size() + INT64CONST(1));
 	evi_query_close();
 	PG_RETURN_VOID();
+}
+
+/* Makes one that begins with an id, as it was in the original of a dump, if nothing is there. */
+void
+evi_partition_make_at(int64 from)
+{
+	int64		to = from + evi_guc_partition_size();
+	int64		top;
+	Oid			default_relid;
+
+	LockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock);
+	read_bounds(&top, &default_relid);
+	LockRelationOid(default_relid, AccessExclusiveLock);
+	if (range_is_free(from, to) && highest_in_default(from, to) == 0)
+		make_partition(from, to);
 }
 
 /* Makes one if it is time. Returns whether it has to be tried again. */
@@ -92,6 +109,26 @@ read_bounds(int64 *top, Oid *default_relid)
 	table_close(event, AccessShareLock);
 }
 
+/* Does no partition have a part of it, but for the default one? */
+static bool
+range_is_free(int64 from, int64 to)
+{
+	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	PartitionBoundInfo bounds = RelationGetPartitionDesc(event, true)->boundinfo;
+	bool		result = true;
+
+	/* the datums are the ranges' ends, in order; what lies before each has an index */
+	for (int i = 0; i <= bounds->ndatums && result; i++)
+	{
+		int64		low = i > 0 ? DatumGetInt64(bounds->datums[i - 1][0]) : PG_INT64_MIN;
+		int64		high = i < bounds->ndatums ? DatumGetInt64(bounds->datums[i][0]) : PG_INT64_MAX;
+
+		result = bounds->indexes[i] < 0 || low >= to || high <= from;
+	}
+	table_close(event, AccessShareLock);
+	return result;
+}
+
 /* the highest id in a range that the default partition has; 0 if there is none */
 static int64
 highest_in_default(int64 from, int64 to)
@@ -118,11 +155,31 @@ highest_in_default(int64 from, int64 to)
 	return result;
 }
 
+/* It belongs to the extension, and its rows to a dump. */
 static void
 make_partition(int64 from, int64 to)
 {
 	char	   *name = psprintf("evinbox_internal.event_" INT64_FORMAT, from);
+	bool		was_creating = creating_extension;
+	Oid			former = CurrentExtensionObject;
 
+	creating_extension = true;
+	CurrentExtensionObject = get_extension_oid(EVI_EXTENSION, false);
+	PG_TRY();
+	{
+		make_table(name, from, to);
+	}
+	PG_FINALLY();
+	{
+		creating_extension = was_creating;
+		CurrentExtensionObject = former;
+	}
+	PG_END_TRY();
+}
+
+static void
+make_table(const char *name, int64 from, int64 to)
+{
 	evi_query_utility(psprintf("CREATE TABLE %s (LIKE evinbox.event"
 							   " INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES"
 							   " INCLUDING STORAGE)", name));
@@ -133,8 +190,5 @@ make_partition(int64 from, int64 to)
 							   " FOR EACH STATEMENT"
 							   " EXECUTE FUNCTION evinbox_internal.event_refuse_change()", name));
 	evi_query_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER event_refuse_truncate", name));
-
-	/* the installation script owns whatever it makes */
-	if (!creating_extension)
-		evi_query_utility(psprintf("ALTER EXTENSION %s ADD TABLE %s", EVI_EXTENSION, name));
+	evi_query_select(psprintf("SELECT pg_catalog.pg_extension_config_dump('%s', '')", name));
 }

@@ -122,6 +122,13 @@ evi_query_utility(const char *sql)
 	expect(SPI_execute(sql, false, 0), SPI_OK_UTILITY, sql);
 }
 
+/* likewise, a query whose result does not matter */
+void
+evi_query_select(const char *sql)
+{
+	expect(SPI_execute(sql, false, 0), SPI_OK_SELECT, sql);
+}
+
 Datum
 evi_query_value(uint64 row, int column, bool *isnull)
 {

@@ -10,6 +10,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
@@ -26,9 +27,15 @@
 #include "compat.h"
 #include "event.h"
 #include "evinbox.h"
+#include "guc.h"
+#include "incarnation.h"
 #include "outbox.h"
+#include "partition.h"
 #include "query.h"
+#include "relation.h"
+#include "restoring.h"
 #include "trigger.h"
+#include "wakeup.h"
 
 /* advisory locks of users have 1 or 2 here, so ours never meet them */
 #define THROTTLE_LOCK_FIELD 3
@@ -49,7 +56,7 @@ enum
 };
 
 /* what complete_event() may change */
-static const int completed[] = {Anum_event_metadata, Anum_event_caused_by, Anum_event_depth,
+static const int completed[] = {Anum_event_actor, Anum_event_metadata, Anum_event_caused_by, Anum_event_depth,
 Anum_event_occurred_at, Anum_event_recorded_at};
 
 PG_FUNCTION_INFO_V1(evinbox_record_event);
@@ -65,6 +72,8 @@ static bool throttles_by_actor(text *throttle_by);
 static TimestampTz throttle_start(Interval *throttle);
 static void lock_key(const EviEventKey *key, LOCKTAG *tag);
 static uint64 hash_text(text *value, uint64 seed);
+static text *choose_actor(text *given);
+static void check_id(int64 id);
 static void complete_event(Datum *values, bool *isnull);
 static text *get_text(Datum *values, bool *isnull, int attno);
 static void set_value(Datum *values, bool *isnull, int attno, Datum value);
@@ -101,12 +110,16 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 	bool		replacement_isnull[lengthof(completed)];
 
 	evi_require_trigger(fcinfo);
+	if (evi_restoring())
+		return PointerGetDatum(trigger->tg_trigtuple);
 	desc = RelationGetDescr(trigger->tg_relation);
 
 	/* somebody may have added columns */
 	values = palloc(sizeof(Datum) * desc->natts);
 	isnull = palloc(sizeof(bool) * desc->natts);
 	heap_deform_tuple(trigger->tg_trigtuple, desc, values, isnull);
+	if (!superuser())
+		check_id(DatumGetInt64(values[Anum_event_id - 1]));
 	complete_event(values, isnull);
 
 	for (int i = 0; i < lengthof(completed); i++)
@@ -119,17 +132,27 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 													 replacement, replacement_isnull));
 }
 
-/* AFTER INSERT FOR EACH ROW: what the dispatch starts from */
+/*
+ * AFTER INSERT FOR EACH ROW, ALWAYS: what the dispatch starts from. What came by
+ * logical replication is dispatched where it was recorded, unless told otherwise.
+ */
 Datum
 evinbox_event_after_insert(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	bool		isnull;
+	int64		id;
 
 	evi_require_trigger(fcinfo);
-	evi_outbox_add(DatumGetInt64(heap_getattr(trigger->tg_trigtuple, Anum_event_id,
-											  RelationGetDescr(trigger->tg_relation),
-											  &isnull)));
+	if (evi_restoring())
+		return PointerGetDatum(NULL);
+	id = DatumGetInt64(heap_getattr(trigger->tg_trigtuple, Anum_event_id,
+									RelationGetDescr(trigger->tg_relation), &isnull));
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA ||
+		evi_incarnation_dispatches_replicated())
+		evi_outbox_add(id);
+	else if (id % EVI_PARTITION_LOOK == 0)
+		evi_wakeup_coordinator();
 	return PointerGetDatum(NULL);
 }
 
@@ -161,8 +184,7 @@ record_event(FunctionCallInfo fcinfo, PGFunction id_out)
 			PG_GETARG_TEXT_PP(ARG_SUBJECT_ID);
 	if (!PG_ARGISNULL(ARG_ACTION))
 		key.action = PG_GETARG_TEXT_PP(ARG_ACTION);
-	if (!PG_ARGISNULL(ARG_ACTOR))
-		key.actor = PG_GETARG_TEXT_PP(ARG_ACTOR);
+	key.actor = choose_actor(PG_ARGISNULL(ARG_ACTOR) ? NULL : PG_GETARG_TEXT_PP(ARG_ACTOR));
 	if (!PG_ARGISNULL(ARG_METADATA))
 		metadata = PG_GETARG_JSONB_P(ARG_METADATA);
 
@@ -262,6 +284,49 @@ hash_text(text *value, uint64 seed)
 											VARSIZE_ANY_EXHDR(value), seed));
 }
 
+/* The actor of an event for which somebody has given this one, or NULL. */
+static text *
+choose_actor(text *given)
+{
+	const char *actor = evi_guc_actor();
+	EviActorSource source = evi_guc_actor_source();
+
+	if (source == EVI_ACTOR_ANY && given)
+		return given;
+	if (source == EVI_ACTOR_SESSION_USER)
+		actor = GetUserNameFromId(GetSessionUserId(), false);
+	if (given && strcmp(text_to_cstring(given), actor) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("actor of an event cannot be chosen"),
+				 errdetail("evinbox.actor_source says that it is %s.",
+						   source == EVI_ACTOR_CONTEXT ? "the setting evinbox.actor" : "the session user"),
+				 errhint("Leave it out.")));
+	return actor[0] != '\0' ? cstring_to_text(actor) : NULL;
+}
+
+/* Is it the one that the sequence has just given this session? */
+static void
+check_id(int64 id)
+{
+	Oid			userid;
+	int			sec_context;
+	bool		is_given;
+
+	/* whoever may insert need not be able to use the sequence */
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	is_given = id == DatumGetInt64(DirectFunctionCall1(currval_oid,
+													   ObjectIdGetDatum(evi_relation_oid(EVI_EVENT_SEQ))));
+	SetUserIdAndSecContext(userid, sec_context);
+
+	if (!is_given)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only superusers may choose the id of an event"),
+				 errhint("Leave it out.")));
+}
+
 /* Checks a row as it came, and fills the columns that are ours. */
 static void
 complete_event(Datum *values, bool *isnull)
@@ -271,6 +336,7 @@ complete_event(Datum *values, bool *isnull)
 	int64		cause_id = evi_event_cause(&cause_depth);
 	text	   *subject_type = get_text(values, isnull, Anum_event_subject_type);
 	text	   *action = get_text(values, isnull, Anum_event_action);
+	text	   *actor;
 	Jsonb	   *metadata;
 
 	if (isnull[Anum_event_metadata - 1])
@@ -283,6 +349,9 @@ complete_event(Datum *values, bool *isnull)
 					DatumGetJsonbP(values[Anum_event_snapshot - 1]));
 	evi_event_check_action(subject_type, action, metadata);
 
+	actor = choose_actor(get_text(values, isnull, Anum_event_actor));
+	if (actor)
+		set_value(values, isnull, Anum_event_actor, PointerGetDatum(actor));
 	set_value(values, isnull, Anum_event_recorded_at, TimestampTzGetDatum(now));
 	if (isnull[Anum_event_occurred_at - 1])
 		set_value(values, isnull, Anum_event_occurred_at, TimestampTzGetDatum(now));

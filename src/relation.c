@@ -21,12 +21,14 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "commands/extension.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/partcache.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "evinbox.h"
@@ -36,24 +38,27 @@ typedef struct TableName
 {
 	const char *schema;
 	const char *table;
+	int			natts;			/* so many columns are known here; 0 for a sequence */
 	const char *index;			/* the one that evi_scan_begin() uses */
 } TableName;
 
 static const TableName names[EVI_TABLES] = {
-	[EVI_EVENT] = {EVI_SCHEMA, "event", NULL},
-	[EVI_EVENT_SEQ] = {EVI_SCHEMA, "event_id_seq", NULL},
-	[EVI_ACTION] = {EVI_SCHEMA, "action", "action_pkey"},
-	[EVI_INBOX] = {EVI_SCHEMA, "inbox", "inbox_pkey"},
-	[EVI_OUTBOX] = {EVI_INTERNAL_SCHEMA, "outbox_0", "outbox_0_idx"},
-	[EVI_OUTBOX + 1] = {EVI_INTERNAL_SCHEMA, "outbox_1", "outbox_1_idx"},
-	[EVI_OUTBOX + 2] = {EVI_INTERNAL_SCHEMA, "outbox_2", "outbox_2_idx"},
-	[EVI_OUTBOX + 3] = {EVI_INTERNAL_SCHEMA, "outbox_3", "outbox_3_idx"},
-	[EVI_CURSOR] = {EVI_INTERNAL_SCHEMA, "cursor_0", "cursor_0_idx"},
-	[EVI_CURSOR + 1] = {EVI_INTERNAL_SCHEMA, "cursor_1", "cursor_1_idx"},
-	[EVI_CURSOR_SEQ] = {EVI_INTERNAL_SCHEMA, "cursor_seq", NULL},
-	[EVI_BACKLOG] = {EVI_INTERNAL_SCHEMA, "backlog", "backlog_idx"},
-	[EVI_BACKLOG_SEQ] = {EVI_INTERNAL_SCHEMA, "backlog_seq_seq", NULL},
-	[EVI_HALT] = {EVI_INTERNAL_SCHEMA, "halt", "halt_pkey"},
+	[EVI_EVENT] = {EVI_SCHEMA, "event", Natts_event, NULL},
+	[EVI_EVENT_SEQ] = {EVI_SCHEMA, "event_id_seq", 0, NULL},
+	[EVI_ACTION] = {EVI_SCHEMA, "action", Natts_action, "action_pkey"},
+	[EVI_INBOX] = {EVI_SCHEMA, "inbox", Natts_inbox, "inbox_pkey"},
+	[EVI_OUTBOX] = {EVI_INTERNAL_SCHEMA, "outbox_0", Natts_outbox, "outbox_0_idx"},
+	[EVI_OUTBOX + 1] = {EVI_INTERNAL_SCHEMA, "outbox_1", Natts_outbox, "outbox_1_idx"},
+	[EVI_OUTBOX + 2] = {EVI_INTERNAL_SCHEMA, "outbox_2", Natts_outbox, "outbox_2_idx"},
+	[EVI_OUTBOX + 3] = {EVI_INTERNAL_SCHEMA, "outbox_3", Natts_outbox, "outbox_3_idx"},
+	[EVI_CURSOR] = {EVI_INTERNAL_SCHEMA, "cursor_0", Natts_cursor, "cursor_0_idx"},
+	[EVI_CURSOR + 1] = {EVI_INTERNAL_SCHEMA, "cursor_1", Natts_cursor, "cursor_1_idx"},
+	[EVI_CURSOR_SEQ] = {EVI_INTERNAL_SCHEMA, "cursor_seq", 0, NULL},
+	[EVI_BACKLOG] = {EVI_INTERNAL_SCHEMA, "backlog", Natts_backlog, "backlog_idx"},
+	[EVI_BACKLOG_SEQ] = {EVI_INTERNAL_SCHEMA, "backlog_seq_seq", 0, NULL},
+	[EVI_HALT] = {EVI_INTERNAL_SCHEMA, "halt", Natts_halt, "halt_pkey"},
+	[EVI_INCARNATION] = {EVI_INTERNAL_SCHEMA, "incarnation", Natts_incarnation, NULL},
+	[EVI_WAITING] = {EVI_INTERNAL_SCHEMA, "waiting", Natts_waiting, NULL},
 };
 
 static const char *const event_indexes[EVI_EVENT_INDEXES] = {
@@ -77,6 +82,7 @@ static struct
 
 static bool load_cache(bool missing_ok);
 static bool load_tables(void);
+static int	columns_of(Oid relid);
 static void load_partitions(void);
 static Oid	find_partition_index(Oid partition, Oid parent_index);
 static void forget_cache(Datum arg, Oid relid);
@@ -220,20 +226,42 @@ evi_entries_end(EviEntries *entries)
 	table_close(entries->table, AccessShareLock);
 }
 
+/* The values are those of the columns that are known here; an upgrade may have added others. */
 void
-evi_relation_insert(EviTable table, Datum *values, bool *isnull)
+evi_relation_insert(EviTable table, const Datum *values, const bool *isnull)
 {
 	Relation	rel;
 	HeapTuple	tuple;
+	int			natts;
 
 	load_cache(false);
 	rel = table_open(cache.table[table], RowExclusiveLock);
-	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	natts = RelationGetNumberOfAttributes(rel);
+	if (natts == names[table].natts)
+		tuple = heap_form_tuple(RelationGetDescr(rel), (Datum *) values, (bool *) isnull);
+	else
+	{
+		Datum	   *all = palloc0(sizeof(Datum) * natts);
+		bool	   *all_isnull = palloc(sizeof(bool) * natts);
+
+		memset(all_isnull, true, sizeof(bool) * natts);
+		memcpy(all, values, sizeof(Datum) * names[table].natts);
+		memcpy(all_isnull, isnull, sizeof(bool) * names[table].natts);
+		tuple = heap_form_tuple(RelationGetDescr(rel), all, all_isnull);
+	}
 	CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
 
 	/* the lock stays until the transaction's end: see outbox.c's truncation */
 	table_close(rel, NoLock);
+}
+
+/* the columns that are known here */
+void
+evi_relation_deform(EviTable table, HeapTuple tuple, TupleDesc desc, Datum *values, bool *isnull)
+{
+	for (int i = 0; i < names[table].natts; i++)
+		values[i] = heap_getattr(tuple, i + 1, desc, &isnull[i]);
 }
 
 /*
@@ -260,6 +288,11 @@ load_cache(bool missing_ok)
 		cache.is_loaded = true;
 		return true;
 	}
+	if (!missing_ok && OidIsValid(get_extension_oid(EVI_EXTENSION, true)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"%s\" in this database does not fit its library", EVI_EXTENSION),
+				 errhint("Use ALTER EXTENSION %s UPDATE.", EVI_EXTENSION)));
 	if (!missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -277,12 +310,27 @@ load_tables(void)
 
 		cache.table[i] = OidIsValid(schema) ? get_relname_relid(names[i].table, schema) : InvalidOid;
 		cache.index[i] = InvalidOid;
-		if (!OidIsValid(cache.table[i]))
+		if (!OidIsValid(cache.table[i]) || columns_of(cache.table[i]) < names[i].natts)
 			return false;
 		if (names[i].index)
 			cache.index[i] = get_relname_relid(names[i].index, schema);
+		if (names[i].index && !OidIsValid(cache.index[i]))
+			return false;
 	}
 	return true;
+}
+
+static int
+columns_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	int			result = 0;
+
+	if (!HeapTupleIsValid(tuple))
+		return 0;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 /*

@@ -30,6 +30,8 @@ typedef enum EviTable
 	EVI_BACKLOG,
 	EVI_BACKLOG_SEQ,
 	EVI_HALT,
+	EVI_INCARNATION,
+	EVI_WAITING,
 	EVI_TABLES
 } EviTable;
 
@@ -83,6 +85,8 @@ extern void evi_entries_begin(EviEntries *entries, EviTable table, Snapshot snap
 extern IndexTuple evi_entries_next(EviEntries *entries);
 extern TupleTableSlot *evi_entries_row(EviEntries *entries);
 extern void evi_entries_end(EviEntries *entries);
-extern void evi_relation_insert(EviTable table, Datum *values, bool *isnull);
+extern void evi_relation_insert(EviTable table, const Datum *values, const bool *isnull);
+extern void evi_relation_deform(EviTable table, HeapTuple tuple, TupleDesc desc,
+								Datum *values, bool *isnull);
 
 #endif							/* EVI_RELATION_H */

@@ -29,6 +29,7 @@
 #include "fetch.h"
 #include "guc.h"
 #include "inbox.h"
+#include "incarnation.h"
 #include "progress.h"
 #include "roster.h"
 #include "shmem.h"
@@ -92,7 +93,7 @@ evi_roster_update(Oid database)
 	/* before we look: whatever commits afterwards wakes us */
 	evi_duty_watch(true);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	owners = evi_inbox_live_owners(GetActiveSnapshot());
+	owners = evi_incarnation_is_quiet() ? NIL : evi_inbox_live_owners(GetActiveSnapshot());
 	is_crowded = list_length(owners) > places;
 	if (is_crowded)
 		result = take_turns(database, owners, places, GetActiveSnapshot());
@@ -116,6 +117,15 @@ evi_roster_update(Oid database)
 				 errhint("Raise evinbox.max_workers.")));
 	complained = !fits;
 	return result;
+}
+
+/* Nobody can work: those that are there leave, and none are started. */
+void
+evi_roster_want_none(Oid database)
+{
+	evi_duty_watch(false);
+	(void) want_runners(database, NIL, 0);
+	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
 }
 
 /* Are there more owners than places? */

@@ -10,5 +10,6 @@
 
 extern long evi_roster_update(Oid database);
 extern bool evi_roster_is_crowded(void);
+extern void evi_roster_want_none(Oid database);
 
 #endif							/* EVI_ROSTER_H */

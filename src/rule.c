@@ -11,8 +11,8 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -24,14 +24,16 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "division.h"
 #include "evinbox.h"
 #include "inbox.h"
+#include "incarnation.h"
+#include "owner.h"
 #include "query.h"
+#include "restoring.h"
 #include "trigger.h"
 #include "wakeup.h"
 
@@ -39,6 +41,8 @@
 #define MAX_RULES 10000
 
 PG_FUNCTION_INFO_V1(evinbox_inbox_check);
+PG_FUNCTION_INFO_V1(evinbox_inbox_check_delete);
+PG_FUNCTION_INFO_V1(evinbox_inbox_owners_changed);
 PG_FUNCTION_INFO_V1(evinbox_inbox_changed);
 
 /* a row of evinbox.inbox as it is to be written */
@@ -48,6 +52,7 @@ typedef struct RuleRow
 	bool		isnull[Natts_inbox];
 } RuleRow;
 
+static Datum restore_rule(TriggerData *trigger);
 static void read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc);
 static char *get_text(const RuleRow *row, int attno);
 static bool is_same_code(const RuleRow *a, const RuleRow *b);
@@ -55,8 +60,10 @@ static bool same_text(const RuleRow *a, const RuleRow *b, int attno);
 static void check_lists(const RuleRow *row);
 static void check_limits(const RuleRow *row);
 static void check_interval(const RuleRow *row, int attno, const char *name);
-static Oid	check_owner(const RuleRow *row);
-static void check_former_owner(const RuleRow *row);
+static Oid	get_owner(const RuleRow *row);
+static Oid	find_owner(const RuleRow *row);
+static void check_owner(const RuleRow *row, Oid owner);
+static void check_rights(const RuleRow *row, const char *verb);
 static char *check_code(const RuleRow *row, Oid owner);
 static void check_condition_context(void *arg);
 static void check_number_of_rules(void);
@@ -72,11 +79,15 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 	RuleRow		new;
 	RuleRow		old;
-	int			replaced[] = {Anum_inbox_handler, Anum_inbox_search_path, Anum_inbox_id};
+	Oid			owner;
+	int			replaced[] = {Anum_inbox_handler, Anum_inbox_search_path, Anum_inbox_id,
+	Anum_inbox_owner_id};
 	Datum		replacement[lengthof(replaced)];
 	bool		replacement_isnull[lengthof(replaced)] = {0};
 
 	evi_require_trigger(fcinfo);
+	if (evi_restoring())
+		return restore_rule(trigger);
 	desc = RelationGetDescr(trigger->tg_relation);
 	is_update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
 	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
@@ -92,18 +103,26 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	check_lists(&new);
 	check_limits(&new);
 	if (!is_update)
+	{
+		evi_incarnation_require();
 		check_number_of_rules();
+	}
 	else if (!same_text(&new, &old, Anum_inbox_start_at))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("start_at cannot be changed"),
 				 errhint("Use replay() to offer past events again.")));
 
-	/* pausing a rule must not need a rule that works */
 	replacement[2] = (is_update ? &old : &new)->values[Anum_inbox_id - 1];
 	if (is_update)
-		check_former_owner(&old);
-	if (is_update && is_same_code(&new, &old))
+		check_rights(&old, "change");
+	owner = is_update && !bms_is_member(Anum_inbox_owner - FirstLowInvalidHeapAttributeNumber,
+										trigger->tg_updatedcols) ?
+		get_owner(&old) : find_owner(&new);
+	replacement[3] = ObjectIdGetDatum(owner);
+
+	/* pausing a rule must not need a rule that works */
+	if (is_update && owner == get_owner(&old) && is_same_code(&new, &old))
 	{
 		replacement[0] = old.values[Anum_inbox_handler - 1];
 		replacement_isnull[0] = old.isnull[Anum_inbox_handler - 1];
@@ -111,14 +130,38 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	}
 	else
 	{
-		char	   *handler = check_code(&new, check_owner(&new));
+		char	   *handler;
 
+		check_owner(&new, owner);
+		handler = check_code(&new, owner);
 		replacement[0] = handler ? CStringGetTextDatum(handler) : (Datum) 0;
 		replacement_isnull[0] = handler == NULL;
 		replacement[1] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
 	}
 	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, lengthof(replaced), replaced,
 													 replacement, replacement_isnull));
+}
+
+/* BEFORE DELETE FOR EACH ROW */
+Datum
+evinbox_inbox_check_delete(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	RuleRow		row;
+
+	evi_require_trigger(fcinfo);
+	read_row(&row, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
+	check_rights(&row, "delete");
+	return PointerGetDatum(trigger->tg_trigtuple);
+}
+
+/* AFTER INSERT OR UPDATE OF owner OR DELETE OR TRUNCATE FOR EACH STATEMENT */
+Datum
+evinbox_inbox_owners_changed(PG_FUNCTION_ARGS)
+{
+	evi_require_trigger(fcinfo);
+	evi_owner_sync();
+	return PointerGetDatum(NULL);
 }
 
 /* AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW, AFTER TRUNCATE */
@@ -132,7 +175,7 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 	evi_require_trigger(fcinfo);
 	if (trigger->tg_trigtuple)
 		read_row(&row, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
-	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !evi_restoring())
 		evi_division_start(get_int(&row, Anum_inbox_id), get_int(&row, Anum_inbox_shards),
 						   get_text(&row, Anum_inbox_start_at));
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
@@ -147,6 +190,24 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 	evi_wakeup_runners();
 	evi_wakeup_coordinator();
 	return PointerGetDatum(NULL);
+}
+
+/* A rule as it was: only its owner is looked up here, and may be missing. */
+static Datum
+restore_rule(TriggerData *trigger)
+{
+	HeapTuple	tuple = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+		trigger->tg_newtuple : trigger->tg_trigtuple;
+	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+	RuleRow		row;
+	int			replaced = Anum_inbox_owner_id;
+	Datum		owner;
+	bool		isnull = false;
+
+	read_row(&row, tuple, desc);
+	owner = ObjectIdGetDatum(get_role_oid(NameStr(*DatumGetName(row.values[Anum_inbox_owner - 1])),
+										  true));
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &replaced, &owner, &isnull));
 }
 
 static void
@@ -171,7 +232,7 @@ get_text(const RuleRow *row, int attno)
 	return row->isnull[attno - 1] ? NULL : TextDatumGetCString(row->values[attno - 1]);
 }
 
-/* nothing of what is run, as whom and by whom */
+/* nothing of what is run, and by whom */
 static bool
 is_same_code(const RuleRow *a, const RuleRow *b)
 {
@@ -181,8 +242,7 @@ is_same_code(const RuleRow *a, const RuleRow *b)
 	for (int i = 0; i < lengthof(attnos); i++)
 		if (!same_text(a, b, attnos[i]))
 			return false;
-	return strcmp(NameStr(*DatumGetName(a->values[Anum_inbox_owner - 1])),
-				  NameStr(*DatumGetName(b->values[Anum_inbox_owner - 1]))) == 0;
+	return true;
 }
 
 static bool
@@ -266,45 +326,47 @@ check_interval(const RuleRow *row, int attno, const char *name)
 				 errmsg("%s must be between 0 and 1 year", name)));
 }
 
-/* The owner must exist, be one of the writer's roles, and fit a worker. */
 static Oid
-check_owner(const RuleRow *row)
+get_owner(const RuleRow *row)
+{
+	return DatumGetObjectId(row->values[Anum_inbox_owner_id - 1]);
+}
+
+/* the role that the rule names as its owner */
+static Oid
+find_owner(const RuleRow *row)
+{
+	return get_role_oid(NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1])), false);
+}
+
+/* The owner must be one of the writer's roles, and fit a worker. */
+static void
+check_owner(const RuleRow *row, Oid owner)
 {
 	char	   *name = NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
-	Oid			owner = get_role_oid(name, false);
-	HeapTuple	role;
-	bool		can_login;
+	char	   *fault;
 
-	if (!is_member_of_role(GetUserId(), owner))
+	if (!evi_owner_allows(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be member of role \"%s\" to write a rule for it", name)));
 
-	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
-	can_login = HeapTupleIsValid(role) && ((Form_pg_authid) GETSTRUCT(role))->rolcanlogin;
-	if (HeapTupleIsValid(role))
-		ReleaseSysCache(role);
-
-	if (EVI_WORKER_NEEDS_LOGIN && !can_login &&
-		strcmp(get_text(row, Anum_inbox_dispatch), "live") == 0)
+	fault = evi_owner_fault(owner);
+	if (fault && strcmp(get_text(row, Anum_inbox_dispatch), "live") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("role \"%s\" cannot log in, so no worker can run its rules", name),
-				 errhint("Use ALTER ROLE ... LOGIN (no password is needed), or dispatch \"scheduled\".")));
-	return owner;
+				 errmsg("%s, so no worker can run its rules", fault),
+				 errhint("Use ALTER ROLE ... LOGIN (no password is needed) or GRANT CONNECT ON DATABASE, or dispatch \"scheduled\".")));
 }
 
-/* A rule belongs to its owner; that of a role that is gone, to whoever may write. */
 static void
-check_former_owner(const RuleRow *row)
+check_rights(const RuleRow *row, const char *verb)
 {
-	char	   *name = NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
-	Oid			owner = get_role_oid(name, true);
-
-	if (OidIsValid(owner) && !is_member_of_role(GetUserId(), owner))
+	if (!evi_owner_allows(get_owner(row)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be member of role \"%s\" to change its rule", name)));
+				 errmsg("must be member of role \"%s\" to %s its rule",
+						NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1])), verb)));
 }
 
 /* Looks up what the rule names; returns the full name of its handler, if it has one. */

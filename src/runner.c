@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
@@ -31,8 +32,11 @@
 #include "dispatch.h"
 #include "duty.h"
 #include "evinbox.h"
+#include "incarnation.h"
 #include "lanes.h"
+#include "owner.h"
 #include "relation.h"
+#include "session.h"
 #include "setback.h"
 #include "worker.h"
 
@@ -51,12 +55,10 @@ PGDLLEXPORT void evi_runner_main(Datum arg);
 static MemoryContext runner_context;
 static List *lanes = NIL;		/* of EviProgress, in the order of turns */
 static TimestampTz plans_since = 0;
-static char *role;				/* its name, by which rules have their owners */
 static uint64 looks = 0;		/* so far */
 static TimeoutId stuck_timeout;
 
 static void look(void);
-static bool role_is_gone(void);
 static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now);
 static EviWindow *find_window(const EviCursor *cursor, const EviSnapshot *upper);
 static bool is_ready(const EviProgress *progress, TimestampTz now);
@@ -80,9 +82,11 @@ evi_runner_main(Datum arg)
 	evi_worker_start(DatumGetInt32(arg), &database, &owner);
 	BackgroundWorkerInitializeConnectionByOid(database, owner, BGWORKER_BYPASS_ROLELOGINCHECK);
 	StartTransactionCommand();
-	role = MemoryContextStrdup(TopMemoryContext, GetUserNameFromId(owner, false));
-	evi_worker_name(psprintf("evinbox runner for %s", role));
+	evi_worker_name(psprintf("evinbox runner for %s", GetUserNameFromId(owner, false)));
 	CommitTransactionCommand();
+
+	/* or ALTER ROLE ... SET role would make us run the rules of one as another */
+	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
 	evi_deadline_init();
 	stuck_timeout = RegisterTimeout(USER_TIMEOUT, evi_duty_call_for_help);
 	runner_context = AllocSetContextCreate(TopMemoryContext, "evinbox runner",
@@ -137,7 +141,7 @@ look(void)
 		CommitTransactionCommand();
 		proc_exit(0);
 	}
-	if (role_is_gone())
+	if (!evi_owner_exists(GetAuthenticatedUserId()) || evi_incarnation_is_quiet())
 	{
 		CommitTransactionCommand();
 		evi_duty_leave();
@@ -162,15 +166,6 @@ look(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-}
-
-/* It was dropped, or has another name: its rules are not for us any more. */
-static bool
-role_is_gone(void)
-{
-	char	   *name = GetUserNameFromId(GetUserId(), true);
-
-	return name == NULL || strcmp(name, role) != 0;
 }
 
 static void
@@ -297,6 +292,7 @@ take_batch(EviProgress *progress, bool *has_missed)
 	enable_timeout_after(stuck_timeout, STUCK_MS);
 	step = evi_dispatch_batch(progress, true, 0, &handled);
 	evi_setback_release();
+	evi_session_reset();
 	disable_timeout(stuck_timeout, false);
 	evi_duty_unclaim();
 	*has_missed = may_have_missed();
@@ -371,6 +367,7 @@ take_retries(EviProgress *progress)
 		enable_timeout_after(stuck_timeout, STUCK_MS);
 		step = evi_dispatch_retry(progress, true, &due[i], &handled);
 		evi_setback_release();
+		evi_session_reset();
 		disable_timeout(stuck_timeout, false);
 		evi_duty_unclaim();
 		has_missed = may_have_missed();

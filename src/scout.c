@@ -3,38 +3,29 @@
  * scout.c
  *		A short-lived process that finds the databases with the extension.
  *
- * CREATE EXTENSION leaves a setting for its database in a shared catalog, so
- * that no database has to be entered just to look. But that catalog can only
- * be read from within some database: hence a process that reads it and leaves.
+ * A shared catalog has them (see registry.c), but can only be read from within
+ * some database: hence a process that reads it and leaves.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
-#include "catalog/pg_db_role_setting.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "postmaster/bgworker.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "registry.h"
 #include "worker.h"
 
 PGDLLEXPORT void evi_scout_main(Datum arg);
 
 static List *find_databases(void);
-static bool setting_is_on(Datum settings);
-static bool allows_connections(Oid database);
+static bool is_for_work(Oid database);
 static void want_coordinators(List *databases);
 
 void
@@ -59,57 +50,30 @@ evi_scout_main(Datum arg)
 	CommitTransactionCommand();
 }
 
-/* the OIDs of the databases that have the extension */
+/* the OIDs of the databases that have the extension, and that work is done in */
 static List *
 find_databases(void)
 {
 	List	   *result = NIL;
-	Relation	rel = table_open(DbRoleSettingRelationId, AccessShareLock);
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
+	ListCell   *lc;
 
-	ScanKeyInit(&key, Anum_pg_db_role_setting_setrole, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(InvalidOid));
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
-	while ((tuple = systable_getnext(scan)) != NULL)
-	{
-		Oid			database = ((Form_pg_db_role_setting) GETSTRUCT(tuple))->setdatabase;
-		bool		isnull;
-		Datum		settings = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
-											RelationGetDescr(rel), &isnull);
-
-		if (!isnull && setting_is_on(settings) && allows_connections(database))
-			result = lappend_oid(result, database);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	foreach(lc, evi_registry_databases())
+		if (is_for_work(lfirst_oid(lc)))
+			result = lappend_oid(result, lfirst_oid(lc));
 	return result;
 }
 
+/* Templates are not: nobody may be connected when they are copied. */
 static bool
-setting_is_on(Datum settings)
-{
-	Datum	   *elements;
-	int			nelements;
-
-	deconstruct_array(DatumGetArrayTypeP(settings), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, NULL, &nelements);
-	for (int i = 0; i < nelements; i++)
-		if (strcmp(TextDatumGetCString(elements[i]), "evinbox.installed=on") == 0)
-			return true;
-	return false;
-}
-
-static bool
-allows_connections(Oid database)
+is_for_work(Oid database)
 {
 	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	bool		result;
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
-	result = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+	result = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn &&
+		!((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
 	ReleaseSysCache(tuple);
 	return result;
 }

@@ -66,6 +66,7 @@ typedef struct Shared
 
 static Shared *shared = NULL;
 static int	my_slot = -1;
+static volatile sig_atomic_t is_told_to_end = false;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
@@ -190,6 +191,42 @@ evi_shmem_attach(int slot)
 	evi_shmem_unlock();
 
 	/* it may be unwanted by now */
+	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+}
+
+/* This worker has got through a turn: what it needs is there. */
+void
+evi_shmem_note_ready(void)
+{
+	static bool noted = false;
+
+	if (noted)
+		return;
+	noted = true;
+	evi_shmem_lock(true);
+	shared->worker[my_slot].is_ready = true;
+	evi_shmem_unlock();
+
+	/* its siblings may come as well */
+	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
+}
+
+/* called by a signal: if this worker ends, that is not its failure */
+void
+evi_shmem_note_told_to_end(void)
+{
+	is_told_to_end = true;
+}
+
+/* What kept workers from starting may be over. */
+void
+evi_shmem_retry_starts(void)
+{
+	evi_shmem_lock(true);
+	for (int i = 1; i < evi_shmem_slots(); i++)
+		if (shared->worker[i].state == EVI_WORKER_WAITING)
+			shared->worker[i].next_start_at = 0;
+	evi_shmem_unlock();
 	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
 }
 
@@ -471,6 +508,7 @@ detach_worker(int code, Datum arg)
 	pg_atomic_write_u32(&worker->procno, 0);
 	worker->pid = 0;
 	worker->state = EVI_WORKER_WAITING;
+	worker->is_ready |= is_told_to_end || code == 0;
 	pg_atomic_write_u32(&worker->is_idle, 0);
 	pg_atomic_write_u32(&worker->is_stuck, 0);
 	pg_atomic_write_u64(&worker->claim, 0);

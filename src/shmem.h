@@ -45,6 +45,7 @@ typedef struct EviWorker
 	TimestampTz next_start_at;	/* launcher */
 	int64		starts;			/* launcher */
 	int			failures;		/* launcher: exits in a row soon after a start */
+	bool		is_ready;		/* the worker: it has got so far as to work, or was told to end; launcher */
 	pg_atomic_uint32 procno;	/* the worker: index of its PGPROC plus one, or 0 */
 	pg_atomic_uint32 wakeups;	/* wakers: how many there were */
 	pg_atomic_uint32 turn;		/* the coordinator: which segments it has looked after */
@@ -66,6 +67,7 @@ extern EviWorker *evi_shmem_slot(int slot);
 extern EviWorker *evi_shmem_my_slot(void);
 extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner, int number);
 extern void evi_shmem_attach(int slot);
+extern void evi_shmem_note_ready(void);
 
 extern void evi_shmem_wake(EviWorkerKind kind, Oid database);
 extern void evi_shmem_wake_worker(EviWorker *worker);
@@ -80,6 +82,8 @@ extern TimestampTz evi_shmem_unclean_end(void);
 
 extern void evi_shmem_note_look(uint64 turn);
 extern bool evi_shmem_needs_look(Oid database, uint64 turn);
+extern void evi_shmem_note_told_to_end(void);
+extern void evi_shmem_retry_starts(void);
 extern void evi_shmem_tell_databases_changed(void);
 extern bool evi_shmem_databases_changed(void);
 

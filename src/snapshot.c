@@ -36,6 +36,13 @@ evi_snapshot_active(void)
 	return evi_snapshot_from_datum(DirectFunctionCall1(pg_current_snapshot, (Datum) 0));
 }
 
+/* the set of all transactions that there can be */
+EviSnapshot *
+evi_snapshot_everything(void)
+{
+	return make_snapshot(PG_INT64_MAX, PG_INT64_MAX, 0);
+}
+
 /* the same set, and xid in it */
 EviSnapshot *
 evi_snapshot_with(const EviSnapshot *base, uint64 xid)

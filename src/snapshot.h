@@ -20,6 +20,7 @@ typedef struct EviSnapshot
 } EviSnapshot;
 
 extern EviSnapshot *evi_snapshot_active(void);
+extern EviSnapshot *evi_snapshot_everything(void);
 extern EviSnapshot *evi_snapshot_with(const EviSnapshot *base, uint64 xid);
 extern EviSnapshot *evi_snapshot_without(const EviSnapshot *base, uint64 xid);
 extern bool evi_snapshot_sees(const EviSnapshot *snapshot, uint64 xid);

@@ -104,6 +104,8 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 		evi_shmem_wake(EVI_COORDINATOR, MyDatabaseId);
 	for (int i = 1; is_commit && wake_everybody && i < evi_shmem_slots(); i++)
 		evi_shmem_wake_worker(evi_shmem_slot(i));
+	if (is_commit && wake_everybody)
+		evi_shmem_retry_starts();
 	if (is_commit && wake_launcher)
 		evi_shmem_tell_databases_changed();
 	if (let_in)

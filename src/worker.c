@@ -3,9 +3,9 @@
  * worker.c
  *		What the background workers have in common.
  *
- * SIGTERM is die() and ends a worker at its next look for interrupts, also
- * in a handler; SIGHUP reloads the configuration between two turns. Whatever
- * a worker cannot deal with ends it, and the launcher starts it again.
+ * SIGTERM ends a worker at its next look for interrupts, also in a handler;
+ * SIGHUP reloads the configuration between two turns. Whatever a worker cannot
+ * deal with ends it, and the launcher starts it again.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,11 +31,13 @@ static long stats_due_ms = 0;
 /* those that the next look will be later than */
 static uint32 seen_wakeups = 0;
 
+static void end_worker(SIGNAL_ARGS);
+
 /* The first thing that a worker calls. Tells what its slot says. */
 void
 evi_worker_start(int slot, Oid *database, Oid *owner)
 {
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, end_worker);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	evi_shmem_attach(slot);
 	BackgroundWorkerUnblockSignals();
@@ -44,6 +46,13 @@ evi_worker_start(int slot, Oid *database, Oid *owner)
 	*database = evi_shmem_slot(slot)->database;
 	*owner = evi_shmem_slot(slot)->owner;
 	evi_shmem_unlock();
+}
+
+static void
+end_worker(SIGNAL_ARGS)
+{
+	evi_shmem_note_told_to_end();
+	die(postgres_signal_arg);
 }
 
 /* what pg_stat_activity shows; also keeps roles' settings from hurting us */
@@ -117,9 +126,10 @@ evi_worker_wait(long timeout_ms, const char *what)
 	return is_over;
 }
 
-/* after commits: or autovacuum would never see what we write */
+/* after a turn; without the report, autovacuum would never see what we write */
 void
 evi_worker_settle(void)
 {
 	stats_due_ms = pgstat_report_stat(false);
+	evi_shmem_note_ready();
 }

@@ -1,0 +1,236 @@
+/*-------------------------------------------------------------------------
+ *
+ * owner.c
+ *		Roles as owners of rules.
+ *
+ * A rule belongs to a role by its OID, so that it follows the role when that
+ * is renamed, and no later role of the same name gets it. The shared catalogs
+ * know of it by an entry like that of a column's privileges: DROP ROLE refuses,
+ * in whichever database, and says what is in its way.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_shdepend.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/acl.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "evinbox.h"
+#include "owner.h"
+#include "query.h"
+#include "relation.h"
+
+static List *read_dependencies(void);
+static List *read_owners(void);
+static Oid *to_array(List *roles);
+static bool has_stale_names(void);
+
+bool
+evi_owner_exists(Oid role)
+{
+	return OidIsValid(role) && SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role));
+}
+
+/* Why a worker cannot run a role's rules in this database; NULL if it can. */
+char *
+evi_owner_fault(Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	Form_pg_authid form;
+	char	   *result = NULL;
+
+	if (!HeapTupleIsValid(tuple))
+		return "its owner does not exist";
+	form = (Form_pg_authid) GETSTRUCT(tuple);
+	if (EVI_WORKER_NEEDS_LOGIN && !form->rolcanlogin)
+		result = psprintf("role \"%s\" cannot log in", NameStr(form->rolname));
+	else if (object_aclcheck(DatabaseRelationId, MyDatabaseId, role, ACL_CONNECT) != ACLCHECK_OK)
+		result = psprintf("role \"%s\" may not connect to database \"%s\"",
+						  NameStr(form->rolname), get_database_name(MyDatabaseId));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* May the current user do what the role may? That of a role that is gone, only superusers. */
+bool
+evi_owner_allows(Oid role)
+{
+	return evi_owner_exists(role) ? member_can_set_role(GetUserId(), role) : superuser();
+}
+
+/* Makes the shared catalogs know the roles that have rules here, and no others. */
+void
+evi_owner_sync(void)
+{
+	List	   *former = read_dependencies();
+	List	   *owners = read_owners();
+	Relation	inbox;
+
+	if (!list_difference_oid(former, owners) && !list_difference_oid(owners, former))
+		return;
+	inbox = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	updateAclDependencies(RelationRelationId, RelationGetRelid(inbox), Anum_inbox_owner,
+						  inbox->rd_rel->relowner,
+						  list_length(former), to_array(former),
+						  list_length(owners), to_array(owners));
+	table_close(inbox, AccessShareLock);
+}
+
+/* Roles may have been renamed. SPI is connected, in a section. */
+void
+evi_owner_mend_names(void)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.inbox i SET owner = a.rolname FROM pg_catalog.pg_authid a"
+		" WHERE a.oid OPERATOR(pg_catalog.=) i.owner_id"
+		" AND a.rolname OPERATOR(pg_catalog.<>) i.owner",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 0,
+	};
+
+	if (has_stale_names())
+		(void) evi_query_run(&update, NULL, NULL, 0);
+}
+
+/* as DROP OWNED does with what a role has in this database */
+void
+evi_owner_drop_rules(Oid role)
+{
+	static EviQuery delete = {
+		.sql = "DELETE FROM evinbox.inbox i WHERE i.owner_id OPERATOR(pg_catalog.=) $1",
+		.expected = SPI_OK_DELETE,
+		.nargs = 1,
+		.argtypes = {OIDOID},
+	};
+	Datum		arg = ObjectIdGetDatum(role);
+
+	(void) evi_query_run_alone(&delete, &arg, NULL);
+}
+
+/* as REASSIGN OWNED does */
+void
+evi_owner_reassign_rules(Oid role, Oid other)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.inbox i SET owner = a.rolname FROM pg_catalog.pg_authid a"
+		" WHERE a.oid OPERATOR(pg_catalog.=) $2 AND i.owner_id OPERATOR(pg_catalog.=) $1",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 2,
+		.argtypes = {OIDOID, OIDOID},
+	};
+	Datum		args[] = {ObjectIdGetDatum(role), ObjectIdGetDatum(other)};
+
+	(void) evi_query_run_alone(&update, args, NULL);
+}
+
+/* the roles that are entered for our column */
+static List *
+read_dependencies(void)
+{
+	Relation	rel = table_open(SharedDependRelationId, AccessShareLock);
+	ScanKeyData keys[4];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	ScanKeyInit(&keys[0], Anum_pg_shdepend_dbid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(MyDatabaseId));
+	ScanKeyInit(&keys[1], Anum_pg_shdepend_classid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(RelationRelationId));
+	ScanKeyInit(&keys[2], Anum_pg_shdepend_objid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(evi_relation_oid(EVI_INBOX)));
+	ScanKeyInit(&keys[3], Anum_pg_shdepend_objsubid, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(Anum_inbox_owner));
+	scan = systable_beginscan(rel, SharedDependDependerIndexId, true, NULL, 4, keys);
+	while ((tuple = systable_getnext(scan)) != NULL)
+		result = list_append_unique_oid(result, ((Form_pg_shdepend) GETSTRUCT(tuple))->refobjid);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* those who have rules; but for roles that no one can drop, or that are gone */
+static List *
+read_owners(void)
+{
+	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	SnapshotData self;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	InitDirtySnapshot(self);
+	self.snapshot_type = SNAPSHOT_SELF;
+	scan = table_beginscan(rel, &self, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		bool		isnull;
+		Oid			role = DatumGetObjectId(heap_getattr(tuple, Anum_inbox_owner_id,
+														 RelationGetDescr(rel), &isnull));
+
+		if (!list_member_oid(result, role) && evi_owner_exists(role) &&
+			!IsPinnedObject(AuthIdRelationId, role) && role != rel->rd_rel->relowner)
+			result = lappend_oid(result, role);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* as updateAclDependencies() wants them: sorted, and its own to free */
+static Oid *
+to_array(List *roles)
+{
+	List	   *sorted = list_copy(roles);
+	Oid		   *result = palloc(sizeof(Oid) * Max(list_length(roles), 1));
+
+	list_sort(sorted, list_oid_cmp);
+	for (int i = 0; i < list_length(sorted); i++)
+		result[i] = list_nth_oid(sorted, i);
+	return result;
+}
+
+/* looking is cheaper than an update that finds nothing */
+static bool
+has_stale_names(void)
+{
+	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	HeapTuple	tuple;
+	bool		result = false;
+
+	while (!result && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		bool		isnull;
+		Datum		name = heap_getattr(tuple, Anum_inbox_owner, RelationGetDescr(rel), &isnull);
+		Oid			role = DatumGetObjectId(heap_getattr(tuple, Anum_inbox_owner_id,
+														 RelationGetDescr(rel), &isnull));
+		char	   *current = GetUserNameFromId(role, true);
+
+		result = current && strcmp(current, NameStr(*DatumGetName(name))) != 0;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}

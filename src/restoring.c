@@ -1,0 +1,113 @@
+/*-------------------------------------------------------------------------
+ *
+ * restoring.c
+ *		The COPY by which a dump comes back.
+ *
+ * What pg_dump has written is to be stored as it was: events with the times
+ * and causes that they had, rules whether they work here or not. Dispatch has
+ * nothing to do with it. It is known by the columns that only evinbox fills,
+ * and by who does it: a superuser.
+ *
+ * Events are dumped partition by partition. They come back by way of the
+ * partitioned table, because here they may be divided otherwise.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "evinbox.h"
+#include "partition.h"
+#include "query.h"
+#include "relation.h"
+#include "restoring.h"
+
+#define PARTITION_PREFIX "event_"
+
+static bool is_restoring = false;
+
+static bool lists(const List *columns, const char *name);
+static bool is_partition(const RangeVar *relation);
+
+/* Is what is inserted now what a dump says? */
+bool
+evi_restoring(void)
+{
+	return is_restoring;
+}
+
+/* returns what it was */
+bool
+evi_restoring_set(bool value)
+{
+	bool		former = is_restoring;
+
+	is_restoring = value;
+	return former;
+}
+
+bool
+evi_restoring_is(const CopyStmt *statement)
+{
+	const RangeVar *relation = statement->relation;
+
+	if (!statement->is_from || !relation || !relation->schemaname)
+		return false;
+	if (is_partition(relation) ||
+		(strcmp(relation->schemaname, EVI_SCHEMA) == 0 && strcmp(relation->relname, "event") == 0))
+		return lists(statement->attlist, "id") && lists(statement->attlist, "recorded_at") &&
+			superuser() && evi_relation_installed();
+	return strcmp(relation->schemaname, EVI_SCHEMA) == 0 &&
+		strcmp(relation->relname, "inbox") == 0 && lists(statement->attlist, "id") &&
+		lists(statement->attlist, "owner_id") && superuser() && evi_relation_installed();
+}
+
+/* Sees that there is a partition like the one that is dumped, if there is room for it. */
+void
+evi_restoring_prepare(CopyStmt *statement)
+{
+	RangeVar   *relation = statement->relation;
+
+	if (!is_partition(relation))
+		return;
+	if (strcmp(relation->relname, PARTITION_PREFIX "default") != 0)
+	{
+		EviSection	section;
+
+		evi_query_open();
+		evi_section_enter(&section);
+		evi_partition_make_at(strtoll(relation->relname + strlen(PARTITION_PREFIX), NULL, 10));
+		evi_section_leave(&section);
+		evi_query_close();
+		CommandCounterIncrement();
+	}
+	statement->relation = makeRangeVar(EVI_SCHEMA, "event", -1);
+}
+
+static bool
+lists(const List *columns, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, columns)
+		if (strcmp(strVal(lfirst(lc)), name) == 0)
+			return true;
+	return false;
+}
+
+/* also one that is not here */
+static bool
+is_partition(const RangeVar *relation)
+{
+	const char *rest = relation->relname + strlen(PARTITION_PREFIX);
+
+	return strcmp(relation->schemaname, EVI_INTERNAL_SCHEMA) == 0 &&
+		strncmp(relation->relname, PARTITION_PREFIX, strlen(PARTITION_PREFIX)) == 0 &&
+		(strcmp(rest, "default") == 0 || (*rest != '\0' && strspn(rest, "0123456789") == strlen(rest)));
+}

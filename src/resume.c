@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * resume.c
+ *		SQL entry point of going on in a restored or copied database.
+ *
+ * The tables are those of the original: cursors, and an outbox whose
+ * transaction ids mean nothing here, or something else. Together they still
+ * say which events each lane had before it. That becomes the lanes' backlog,
+ * or is forgotten; and so with what was recorded here meanwhile, of which only
+ * the ids were noted. Then the outbox is emptied, and everybody begins anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "division.h"
+#include "evinbox.h"
+#include "inbox.h"
+#include "incarnation.h"
+#include "query.h"
+#include "relation.h"
+#include "restoring.h"
+
+PG_FUNCTION_INFO_V1(evinbox_resume_after_restore);
+
+static bool parse_mode(const char *mode);
+static void lock_out_writers(void);
+static int64 *read_waiting(int *count);
+static void restart_inboxes(bool deliver);
+static void skip_retries(void);
+static void find_owners(void);
+
+Datum
+evinbox_resume_after_restore(PG_FUNCTION_ARGS)
+{
+	bool		deliver = parse_mode(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	EviSection	section;
+
+	PreventCommandIfReadOnly("resume_after_restore()");
+	lock_out_writers();
+	if (!evi_incarnation_is_quiet())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("dispatch is not quiet in this database")));
+
+	evi_query_open();
+	evi_section_enter(&section);
+	restart_inboxes(deliver);
+	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
+		evi_query_utility(psprintf("TRUNCATE evinbox_internal.outbox_%d", i));
+	evi_query_utility("TRUNCATE evinbox_internal.waiting");
+	if (!deliver)
+		skip_retries();
+	find_owners();
+	evi_incarnation_claim();
+	evi_section_leave(&section);
+	evi_query_close();
+	PG_RETURN_VOID();
+}
+
+static bool
+parse_mode(const char *mode)
+{
+	if (strcmp(mode, "deliver") != 0 && strcmp(mode, "discard") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unrecognized value for mode: \"%s\"", mode),
+				 errhint("Use \"deliver\" to dispatch what was not dispatched when the database was copied, and \"discard\" to forget it.")));
+	return mode[1] == 'e';
+}
+
+/* Waits for those who have recorded something: it is to be seen. */
+static void
+lock_out_writers(void)
+{
+	LockRelationOid(evi_relation_oid(EVI_EVENT), ShareRowExclusiveLock);
+	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
+		LockRelationOid(evi_relation_oid(EVI_OUTBOX + i), AccessExclusiveLock);
+	LockRelationOid(evi_relation_oid(EVI_WAITING), AccessExclusiveLock);
+}
+
+static void
+restart_inboxes(bool deliver)
+{
+	int			count = 0;
+	int64	   *ids = deliver ? read_waiting(&count) : NULL;
+	ListCell   *lc;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	foreach(lc, evi_inbox_all(GetActiveSnapshot()))
+	{
+		EviInbox   *inbox = lfirst(lc);
+
+		evi_division_restart(inbox->id, inbox->shards, deliver, ids, count);
+	}
+	PopActiveSnapshot();
+}
+
+/* the events that were recorded while the database was quiet, sorted */
+static int64 *
+read_waiting(int *count)
+{
+	Relation	rel = table_open(evi_relation_oid(EVI_WAITING), AccessShareLock);
+	int			room = 1024;
+	int64	   *ids = palloc(sizeof(int64) * room);
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (*count == room)
+		{
+			room *= 2;
+			ids = repalloc_huge(ids, sizeof(int64) * room);
+		}
+		ids[(*count)++] = DatumGetInt64(heap_getattr(tuple, Anum_waiting_event_id,
+													   RelationGetDescr(rel), &isnull));
+	}
+	table_endscan(scan);
+	PopActiveSnapshot();
+	table_close(rel, AccessShareLock);
+	qsort(ids, *count, sizeof(int64), evi_compare_ids);
+	return ids;
+}
+
+static void
+skip_retries(void)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.delivery d SET state = 'skipped', next_at = NULL, updated_at = $1,"
+		" last_error = 'discarded by resume_after_restore()' WHERE d.state OPERATOR(pg_catalog.=) 'retry'",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 1,
+		.argtypes = {TIMESTAMPTZOID},
+	};
+	Datum		arg = TimestampTzGetDatum(GetCurrentTimestamp());
+
+	(void) evi_query_run(&update, &arg, NULL, 0);
+}
+
+/* Roles that were not there when their rules were restored may be there now. */
+static void
+find_owners(void)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.inbox i SET owner = i.owner FROM pg_catalog.pg_authid a"
+		" WHERE i.owner_id OPERATOR(pg_catalog.=) 0 AND a.rolname OPERATOR(pg_catalog.=) i.owner",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 0,
+	};
+	bool		former = evi_restoring_set(true);
+
+	PG_TRY();
+	{
+		(void) evi_query_run(&update, NULL, NULL, 0);
+	}
+	PG_FINALLY();
+	{
+		(void) evi_restoring_set(former);
+	}
+	PG_END_TRY();
+}
