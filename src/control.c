@@ -151,6 +151,8 @@ evinbox_unschedule(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Datum		arg = job_name(name);
 
+	PreventCommandIfReadOnly("unschedule()");
+
 	/* also for an inbox that is not there any more */
 	require_cron();
 	evi_query_open();

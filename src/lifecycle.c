@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
@@ -114,7 +115,8 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 	NodeTag		tag = nodeTag(statement);
 	bool		was_restoring = evi_restoring();
 
-	if (evi_shmem_available() && IsUnderPostmaster)
+	/* in recovery nothing of ours runs, and the command itself refuses */
+	if (evi_shmem_available() && IsUnderPostmaster && !RecoveryInProgress())
 		prepare_for(statement);
 	if (tag == T_CopyStmt && evi_restoring_is((CopyStmt *) statement))
 	{

@@ -8,6 +8,10 @@
  * know of it by an entry like that of a column's privileges: DROP ROLE refuses,
  * in whichever database, and says what is in its way.
  *
+ * Whoever gives a role a rule holds a lock on it, so that nobody takes the entry
+ * away who does not see that rule yet. Whoever cannot take it away for that
+ * leaves it to the coordinator.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -29,8 +33,10 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -41,6 +47,7 @@
 #include "query.h"
 #include "relation.h"
 
+static void change_dependencies(List *former, List *new);
 static List *read_dependencies(void);
 static List *read_owners(void);
 static Oid *to_array(List *roles);
@@ -79,22 +86,37 @@ evi_owner_allows(Oid role)
 	return evi_owner_exists(role) ? member_can_set_role(GetUserId(), role) : superuser();
 }
 
+/* The role is about to have a rule, until the end of the transaction at least. */
+void
+evi_owner_hold(Oid role)
+{
+	LockDatabaseObject(AuthIdRelationId, role, 0, ShareLock);
+}
+
 /* Makes the shared catalogs know the roles that have rules here, and no others. */
 void
 evi_owner_sync(void)
 {
 	List	   *former = read_dependencies();
 	List	   *owners = read_owners();
-	Relation	inbox;
+	List	   *locked = NIL;
+	List	   *gone = NIL;
+	ListCell   *lc;
 
-	if (!list_difference_oid(former, owners) && !list_difference_oid(owners, former))
+	change_dependencies(NIL, list_difference_oid(owners, former));
+	foreach(lc, list_difference_oid(former, owners))
+		if (ConditionalLockDatabaseObject(AuthIdRelationId, lfirst_oid(lc), 0, ExclusiveLock))
+			locked = lappend_oid(locked, lfirst_oid(lc));
+	if (!locked)
 		return;
-	inbox = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
-	updateAclDependencies(RelationRelationId, RelationGetRelid(inbox), Anum_inbox_owner,
-						  inbox->rd_rel->relowner,
-						  list_length(former), to_array(former),
-						  list_length(owners), to_array(owners));
-	table_close(inbox, AccessShareLock);
+
+	/* only now it is certain that nobody has given them one, nor done this already */
+	former = read_dependencies();
+	owners = read_owners();
+	foreach(lc, locked)
+		if (list_member_oid(former, lfirst_oid(lc)) && !list_member_oid(owners, lfirst_oid(lc)))
+			gone = lappend_oid(gone, lfirst_oid(lc));
+	change_dependencies(gone, NIL);
 }
 
 /* Roles may have been renamed. SPI is connected, in a section. */
@@ -109,8 +131,13 @@ evi_owner_mend_names(void)
 		.nargs = 0,
 	};
 
-	if (has_stale_names())
-		(void) evi_query_run(&update, NULL, NULL, 0);
+	if (!has_stale_names())
+		return;
+
+	/* no trigger is to look up by the name whose the rule is: it is that already */
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) evi_query_run(&update, NULL, NULL, 0);
 }
 
 /* as DROP OWNED does with what a role has in this database */
@@ -142,6 +169,21 @@ evi_owner_reassign_rules(Oid role, Oid other)
 	Datum		args[] = {ObjectIdGetDatum(role), ObjectIdGetDatum(other)};
 
 	(void) evi_query_run_alone(&update, args, NULL);
+}
+
+static void
+change_dependencies(List *former, List *new)
+{
+	Relation	inbox;
+
+	if (!former && !new)
+		return;
+	inbox = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	updateAclDependencies(RelationRelationId, RelationGetRelid(inbox), Anum_inbox_owner,
+						  inbox->rd_rel->relowner,
+						  list_length(former), to_array(former),
+						  list_length(new), to_array(new));
+	table_close(inbox, AccessShareLock);
 }
 
 /* the roles that are entered for our column */

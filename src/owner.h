@@ -13,6 +13,7 @@
 extern bool evi_owner_exists(Oid role);
 extern char *evi_owner_fault(Oid role);
 extern bool evi_owner_allows(Oid role);
+extern void evi_owner_hold(Oid role);
 extern void evi_owner_sync(void);
 extern void evi_owner_mend_names(void);
 extern void evi_owner_drop_rules(Oid role);

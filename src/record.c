@@ -309,6 +309,7 @@ choose_actor(text *given)
 static void
 check_id(int64 id)
 {
+	MemoryContext context = CurrentMemoryContext;
 	Oid			userid;
 	int			sec_context;
 	bool		is_given;
@@ -316,8 +317,21 @@ check_id(int64 id)
 	/* whoever may insert need not be able to use the sequence */
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	is_given = id == DatumGetInt64(DirectFunctionCall1(currval_oid,
-													   ObjectIdGetDatum(evi_relation_oid(EVI_EVENT_SEQ))));
+	PG_TRY();
+	{
+		is_given = id == DatumGetInt64(DirectFunctionCall1(currval_oid,
+														   ObjectIdGetDatum(evi_relation_oid(EVI_EVENT_SEQ))));
+	}
+	PG_CATCH();
+	{
+		/* it has given this session none; what is to be cleaned up is so by our error */
+		if (geterrcode() != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		is_given = false;
+	}
+	PG_END_TRY();
 	SetUserIdAndSecContext(userid, sec_context);
 
 	if (!is_given)

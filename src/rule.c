@@ -62,6 +62,7 @@ static void check_limits(const RuleRow *row);
 static void check_interval(const RuleRow *row, int attno, const char *name);
 static Oid	get_owner(const RuleRow *row);
 static Oid	find_owner(const RuleRow *row);
+static bool names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old);
 static void check_owner(const RuleRow *row, Oid owner);
 static void check_rights(const RuleRow *row, const char *verb);
 static char *check_code(const RuleRow *row, Oid owner);
@@ -116,10 +117,10 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	replacement[2] = (is_update ? &old : &new)->values[Anum_inbox_id - 1];
 	if (is_update)
 		check_rights(&old, "change");
-	owner = is_update && !bms_is_member(Anum_inbox_owner - FirstLowInvalidHeapAttributeNumber,
-										trigger->tg_updatedcols) ?
-		get_owner(&old) : find_owner(&new);
+	owner = is_update && !names_owner(trigger, &new, &old) ? get_owner(&old) : find_owner(&new);
 	replacement[3] = ObjectIdGetDatum(owner);
+	if (!is_update || owner != get_owner(&old))
+		evi_owner_hold(owner);
 
 	/* pausing a rule must not need a rule that works */
 	if (is_update && owner == get_owner(&old) && is_same_code(&new, &old))
@@ -207,6 +208,8 @@ restore_rule(TriggerData *trigger)
 	read_row(&row, tuple, desc);
 	owner = ObjectIdGetDatum(get_role_oid(NameStr(*DatumGetName(row.values[Anum_inbox_owner - 1])),
 										  true));
+	if (OidIsValid(DatumGetObjectId(owner)))
+		evi_owner_hold(DatumGetObjectId(owner));
 	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &replaced, &owner, &isnull));
 }
 
@@ -337,6 +340,21 @@ static Oid
 find_owner(const RuleRow *row)
 {
 	return get_role_oid(NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1])), false);
+}
+
+/*
+ * Does an update say whose the rule is to be? Not if it writes the same name
+ * again: the owner may have been renamed since, and another role be called so.
+ */
+static bool
+names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old)
+{
+	if (!bms_is_member(Anum_inbox_owner - FirstLowInvalidHeapAttributeNumber,
+					   trigger->tg_updatedcols))
+		return false;
+	return !evi_owner_exists(get_owner(old)) ||
+		strcmp(NameStr(*DatumGetName(new->values[Anum_inbox_owner - 1])),
+			   NameStr(*DatumGetName(old->values[Anum_inbox_owner - 1]))) != 0;
 }
 
 /* The owner must be one of the writer's roles, and fit a worker. */

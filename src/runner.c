@@ -103,6 +103,9 @@ evi_runner_main(Datum arg)
 		MemoryContextSwitchTo(turn_context);
 
 		look();
+
+		/* its first batch may take long */
+		evi_shmem_note_ready();
 		foreach(lc, lanes)
 		{
 			more |= take_turn(lfirst(lc));

@@ -1,6 +1,6 @@
 -- The contract: names, types, defaults and arguments of all public objects.
 BEGIN;
-SELECT plan(26);
+SELECT plan(31);
 
 SELECT has_extension('evinbox');
 SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'evinbox';
@@ -79,7 +79,8 @@ SELECT results_eq(
 		('search_path', 'text', true, $q$''::text$q$),
 		('shards', 'integer', true, '1'),
 		('replayable', 'boolean', true, 'false'),
-		('start_at', 'text', false, NULL)$$,
+		('start_at', 'text', false, NULL),
+		('owner_id', 'oid', true, '0')$$,
 	'columns of inbox');
 SELECT results_eq(
 	$$SELECT * FROM pg_temp.columns_of('evinbox.delivery')$$,
@@ -141,6 +142,7 @@ SELECT results_eq(
 		FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace ORDER BY 1, 2$$,
 	$$VALUES
 		('discard', 'inbox text, event_id bigint', 'void'),
+		('dispatch_replicated', 'enabled boolean', 'void'),
 		('give_up', 'reason text', 'void'),
 		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
@@ -148,6 +150,7 @@ SELECT results_eq(
 		('record_event', 'subject_type text, subject_id uuid, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('replay', 'inbox text, from_id bigint, to_id bigint', 'void'),
 		('resume', 'inbox text', 'void'),
+		('resume_after_restore', 'mode text', 'void'),
 		('retry', 'inbox text DEFAULT NULL::text, event_id bigint DEFAULT NULL::bigint', 'bigint'),
 		('retry_in', 'delay interval', 'void'),
 		('run', 'inbox text DEFAULT NULL::text, max_events integer DEFAULT NULL::integer', 'bigint'),
@@ -161,7 +164,8 @@ SELECT is_empty(
 	'public functions are volatile, parallel unsafe, and in C');
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
-	ARRAY['schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay'], 'strict functions');
+	ARRAY['schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
+	'strict functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc
 		WHERE pronamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND prosecdef$$,
@@ -171,7 +175,7 @@ SELECT is_empty(
 SELECT results_eq(
 	$$SELECT tgname::text COLLATE "default", tgenabled::text FROM pg_trigger
 		WHERE tgrelid = 'evinbox.event'::regclass AND NOT tgisinternal ORDER BY 1$$,
-	$$VALUES ('event_after_insert', 'O'), ('event_before_insert', 'O'),
+	$$VALUES ('event_after_insert', 'A'), ('event_before_insert', 'O'),
 		('event_refuse_change', 'A'), ('event_refuse_row_change', 'A')$$,
 	'triggers of event');
 SELECT is_empty(
@@ -189,7 +193,34 @@ SELECT is_empty(
 	$$SELECT c.oid::regclass FROM pg_class c WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal')
 		AND relkind IN ('r', 'p') AND relpersistence <> 'p'$$,
 	'every table is logged');
-SELECT has_trigger('evinbox', 'inbox', 'inbox_check', 'rules are checked');
+-- whose rules
+SELECT results_eq(
+	$$SELECT tgname::text COLLATE "default", tgenabled::text FROM pg_trigger
+		WHERE tgrelid = 'evinbox.inbox'::regclass AND NOT tgisinternal ORDER BY 1$$,
+	$$VALUES ('inbox_changed', 'O'), ('inbox_check', 'O'), ('inbox_check_delete', 'O'), ('inbox_owners_changed', 'O'),
+		('inbox_owners_truncated', 'O'), ('inbox_truncated', 'O')$$,
+	'triggers of inbox');
+SELECT results_eq(
+	$$SELECT c.oid::regclass::text COLLATE "default" FROM pg_class c
+		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relrowsecurity AND NOT relforcerowsecurity$$,
+	$$VALUES ('evinbox.inbox')$$, 'rules have row security, and nothing else has');
+SELECT is(concat_ws(' ', polname, polcmd, polpermissive, polroles::regrole[], pg_get_expr(polqual, polrelid), polwithcheck),
+		'inbox_of_own_roles * t {-} pg_has_role(owner_id, ''MEMBER''::text)', 'by one policy')
+	FROM pg_policy WHERE polrelid = 'evinbox.inbox'::regclass;
+SELECT results_eq(
+	$$SELECT c.relname::text COLLATE "default" FROM pg_class c
+		WHERE relnamespace = 'evinbox'::regnamespace AND relkind = 'v' AND 'security_barrier=true' = ANY (reloptions) ORDER BY 1$$,
+	$$VALUES ('dead_letter'), ('inbox_status')$$, 'views that choose among rows keep others'' functions out');
+
+-- what a dump takes along
+SELECT set_eq(
+	$$SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'evinbox'$$,
+	$$SELECT c.oid::regclass::text FROM pg_class c
+		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relkind IN ('r', 'S')
+			AND relname NOT IN ('halt', 'attempt')$$,
+	'all is dumped that cannot be found out again');
+SELECT is_empty(
+	$$SELECT unnest(extcondition) FROM pg_extension WHERE extname = 'evinbox' EXCEPT SELECT ''$$, 'and each wholly');
 SELECT is(evtname::text, 'evinbox_before_drop', 'the event trigger') FROM pg_event_trigger WHERE evtname LIKE 'evinbox%';
 
 SELECT * FROM finish();

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(74);
+SELECT plan(107);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -57,9 +57,9 @@ SELECT throws_ok($$SELECT evinbox.schedule('privileges', '* * * * *')$$, '42501'
 SELECT throws_ok($$SELECT evinbox.unschedule('privileges')$$, '42501', NULL, 'nor unschedule');
 SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', NULL, 'nor ' || call)
 	FROM unnest('{pause(''privileges''),resume(''privileges''),retry(),"discard(''privileges'', 1)","replay(''privileges'', 1, 2)",
-		"retry_in(''1 s'')",skip(''no''),give_up(''no'')}'::text[]) call;
+		"retry_in(''1 s'')",skip(''no''),give_up(''no''),resume_after_restore(''deliver''),dispatch_replicated(true)}'::text[]) call;
 SELECT throws_ok(format('SELECT * FROM evinbox_internal.%I', relation), '42501', NULL, 'nor read internal ' || relation)
-	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt}'::text[]) relation;
+	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt,incarnation,waiting}'::text[]) relation;
 SELECT throws_ok(format('SELECT * FROM evinbox.%I', relation), '42501', NULL, 'nor read ' || relation)
 	FROM unnest('{event,action,inbox,delivery,inbox_status,dead_letter,worker_status}'::text[]) relation;
 RESET ROLE;
@@ -86,6 +86,8 @@ SELECT throws_ok($$INSERT INTO evinbox.action VALUES ('T', 'done')$$, '42501', N
 SELECT throws_ok($$SELECT nextval('evinbox.event_id_seq')$$, '42501', NULL, 'nor takes ids');
 SELECT throws_ok($$SELECT * FROM evinbox_internal.outbox_0$$, '42501', NULL, 'nor reads the outbox');
 SELECT throws_ok($$SELECT evinbox_internal.make_partition()$$, '42501', NULL, 'nor makes partitions');
+SELECT throws_ok($$SET evinbox.actor_source = 'any'$$, '55P02', NULL, 'nor says who says who did it');
+SELECT throws_ok($$SET evinbox.installed = off$$, '42501', NULL, 'nor keeps workers away');
 SELECT is(current_user, 'evinbox_test_recorder', 'and is still who it was');
 RESET ROLE;
 SELECT results_eq(
@@ -106,17 +108,89 @@ SELECT is(count(*), 6::bigint, 'and reads what it may') FROM evinbox.event WHERE
 RESET ROLE;
 SELECT is(evinbox.run('privileges'), 2::bigint, 'what it inserted is dispatched');
 
--- a role that watches sees how it goes, and no event
+-- a role that may insert what there is to say of an event, and nothing else
+CREATE ROLE evinbox_test_inserter;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_inserter;
+GRANT INSERT (subject_type, subject_id, action, actor, scope, metadata, snapshot, batch_id, occurred_at)
+	ON evinbox.event TO evinbox_test_inserter;
+SET LOCAL ROLE evinbox_test_inserter;
+SELECT lives_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action, actor, scope, metadata, snapshot, batch_id, occurred_at)
+	VALUES ('Columns', '1', 'done', 'User:1', 'a', '{}', '{}', 1, now())$$, 'an inserter by columns inserts');
+SELECT throws_ok(format('INSERT INTO evinbox.event (subject_type, subject_id, action, %1$s) OVERRIDING SYSTEM VALUE
+	VALUES (''Columns'', ''2'', ''done'', %2$s)', name, value), '42501', 'permission denied for table event', 'but no ' || name)
+	FROM (VALUES ('id', '1'), ('recorded_at', 'now()'), ('caused_by', '1'), ('depth', '1')) v (name, value);
+SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action) VALUES ('Columns', '3', 'done') RETURNING id$$,
+	'42501', NULL, 'and reads nothing of it');
+RESET ROLE;
+SELECT is(evinbox.run('privileges'), 1::bigint, 'that is dispatched, too');
+
+-- a role that may insert whole rows: what is not its own to say is not what it says
+SET LOCAL ROLE evinbox_test_writer;
+SELECT throws_ok($$INSERT INTO evinbox.event (id, subject_type, subject_id, action) OVERRIDING SYSTEM VALUE
+	VALUES (1000000, 'Forged', '1', 'done')$$, '42501', 'only superusers may choose the id of an event', 'a writer chooses no id');
+SELECT lives_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action, recorded_at, caused_by, depth)
+	VALUES ('Forged', '2', 'done', '2000-01-01', 1, 7)$$, 'nor the rest');
+SELECT results_eq($$SELECT subject_id COLLATE "default", recorded_at > '2001-01-01', caused_by, depth::int
+		FROM evinbox.event WHERE subject_type = 'Forged'$$,
+	$$VALUES ('2', true, NULL::bigint, 0)$$, 'which is as it would be without');
+RESET ROLE;
+
+-- a role that writes rules of its own
+CREATE FUNCTION secret(e evinbox.event) RETURNS void LANGUAGE sql AS '';
+REVOKE EXECUTE ON FUNCTION secret FROM PUBLIC;
+CREATE ROLE evinbox_test_author;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_author;
+GRANT SELECT, INSERT, UPDATE, DELETE ON evinbox.inbox TO evinbox_test_author;
+SET LOCAL ROLE evinbox_test_author;
+SELECT lives_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch, config) VALUES ('author', 'handle', 'scheduled', '{"a": 1}')$$,
+	'an author writes rules');
+SELECT lives_ok($$UPDATE evinbox.inbox SET config = '{"a": 2}', condition = 'e.actor IS NULL', enabled = false$$, 'and changes them');
+SELECT results_eq($$SELECT name COLLATE "default", config, enabled FROM evinbox.inbox$$, $$VALUES ('author', '{"a": 2}'::jsonb, false)$$,
+	'his own, and sees no others');
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('i', 'handle', 'scheduled', 'evinbox_test_writer')$$,
+	'42501', 'must be member of role "evinbox_test_writer" to write a rule for it', 'but none for another role');
+SELECT throws_ok($$UPDATE evinbox.inbox SET owner = 'evinbox_test_writer'$$, '42501', NULL, 'nor gives his away');
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'secret', 'scheduled')$$, '42501', NULL,
+	'nor calls what he may not');
+SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('privileges', 'handle', 'scheduled')$$, '23505', NULL,
+	'nor takes another''s name');
+SELECT throws_ok($$TRUNCATE evinbox.inbox$$, '42501', NULL, 'nor takes all away');
+SELECT throws_ok($$SELECT evinbox.run('author')$$, '42501', NULL, 'nor runs them');
+SELECT throws_ok($$SELECT * FROM evinbox.event$$, '42501', NULL, 'nor reads events');
+SELECT throws_ok($$SELECT * FROM evinbox.inbox_status$$, '42501', NULL, 'nor how they do');
+SELECT lives_ok($$DELETE FROM evinbox.inbox$$, 'and he deletes them');
+RESET ROLE;
+SELECT results_eq($$SELECT name COLLATE "default" FROM evinbox.inbox$$, $$VALUES ('privileges')$$, 'and no others');
+
+-- a role that watches sees how its own rules do, or everybody's, and no event
 CREATE ROLE evinbox_test_monitor;
 GRANT USAGE ON SCHEMA evinbox TO evinbox_test_monitor;
 GRANT SELECT ON evinbox.inbox_status, evinbox.worker_status TO evinbox_test_monitor;
-GRANT EXECUTE ON FUNCTION evinbox_internal.inbox_progress(integer), evinbox_internal.workers() TO evinbox_test_monitor;
+GRANT EXECUTE ON FUNCTION evinbox_internal.inbox_progress(integer, oid), evinbox_internal.workers() TO evinbox_test_monitor;
+INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('monitor', 'handle', 'scheduled', 'evinbox_test_monitor');
 SET LOCAL ROLE evinbox_test_monitor;
-SELECT is(name COLLATE "default", 'privileges', 'a monitor sees inboxes') FROM evinbox.inbox_status;
+SELECT results_eq($$SELECT name COLLATE "default", state FROM evinbox.inbox_status$$, $$VALUES ('monitor', 'scheduled')$$,
+	'an owner sees his inboxes');
 SELECT ok(count(*) > 0, 'and workers') FROM evinbox.worker_status;
 SELECT throws_ok($$SELECT * FROM evinbox.event$$, '42501', NULL, 'but no events');
 SELECT throws_ok($$SELECT * FROM evinbox.inbox$$, '42501', NULL, 'nor rules');
+SELECT throws_ok($$SELECT * FROM evinbox.dead_letter$$, '42501', NULL, 'nor dead letters');
 RESET ROLE;
+CREATE ROLE evinbox_test_all;
+GRANT evinbox_test_monitor, pg_monitor TO evinbox_test_all;
+GRANT SELECT ON evinbox.dead_letter TO evinbox_test_monitor;
+INSERT INTO evinbox.delivery (inbox, event_id, state, attempts, created_at, updated_at)
+	SELECT name, 1, 'dead', 1, now(), now() FROM evinbox.inbox;
+SET LOCAL ROLE evinbox_test_all;
+SELECT results_eq($$SELECT name COLLATE "default", dead FROM evinbox.inbox_status ORDER BY name$$,
+	$$VALUES ('monitor', 1::bigint), ('privileges', 1)$$, 'pg_monitor''s members see all inboxes');
+SELECT results_eq($$SELECT inbox COLLATE "default" FROM evinbox.dead_letter ORDER BY inbox$$, $$VALUES ('monitor'), ('privileges')$$,
+	'and dead letters, if they may');
+SET LOCAL ROLE evinbox_test_monitor;
+SELECT results_eq($$SELECT inbox COLLATE "default" FROM evinbox.dead_letter$$, $$VALUES ('monitor')$$, 'others see their own');
+RESET ROLE;
+DELETE FROM evinbox.inbox WHERE name = 'monitor';
+DELETE FROM evinbox.delivery;
 
 -- an owner that may operate his inboxes needs nothing behind the functions
 CREATE ROLE evinbox_test_operator;

@@ -1,6 +1,6 @@
 -- Programs go by SQLSTATEs: those of all refusals.
 BEGIN;
-SELECT plan(95);
+SELECT plan(124);
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -30,6 +30,15 @@ SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action) 
 SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action) VALUES ('Closed', '1', 'other')$$, '23514');
 SELECT throws_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action, metadata) VALUES ('T', '1', 'done', '1')$$, '22023');
 SELECT throws_ok($$INSERT INTO evinbox.event (id, subject_type, subject_id, action) VALUES (1, 'T', '1', 'done')$$, '428C9');
+CREATE ROLE evinbox_test_inserter;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_inserter;
+GRANT INSERT ON evinbox.event TO evinbox_test_inserter;
+SET LOCAL ROLE evinbox_test_inserter;
+SELECT throws_ok($$INSERT INTO evinbox.event (id, subject_type, subject_id, action) OVERRIDING SYSTEM VALUE VALUES (1, 'T', '1', 'done')$$,
+	'42501', 'only superusers may choose the id of an event');
+RESET ROLE;
+SELECT throws_ok($$SET evinbox.actor_source = 'context'$$, '55P02');
+SELECT throws_ok($$SET evinbox.unknown = 'context'$$, '42602');
 
 -- events stay as they are
 SELECT throws_ok($$UPDATE evinbox.event SET actor = NULL$$, '23001', 'evinbox.event is append-only');
@@ -90,10 +99,22 @@ GRANT USAGE ON SCHEMA evinbox TO evinbox_test_writer;
 GRANT SELECT, INSERT ON evinbox.inbox TO evinbox_test_writer;
 GRANT EXECUTE ON FUNCTION evinbox.run, evinbox.schedule, evinbox.pause, evinbox.resume, evinbox.retry, evinbox.discard,
 	evinbox.replay TO evinbox_test_writer;
-SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, owner) VALUES ('i', 'one', 'evinbox_test_owner')$$, '55000', NULL,
-	'an owner that cannot log in');
+-- from 17 on, a worker can run as a role that cannot log in
+SELECT CASE WHEN current_setting('server_version_num')::int < 170000
+		THEN throws_ok(sql, '55000', NULL, 'an owner that cannot log in') ELSE lives_ok(sql, 'an owner that cannot log in') END
+	FROM (VALUES ($$INSERT INTO evinbox.inbox (name, handler, owner) VALUES ('nologin', 'one', 'evinbox_test_owner')$$)) v (sql);
+DELETE FROM evinbox.inbox WHERE name = 'nologin';
 SELECT throws_ok(pg_temp.insert_rule('handler', 'guarded', 'owner', 'evinbox_test_owner'), '42501', NULL,
 	'a handler that is not the owner''s to execute');
+CREATE FUNCTION others(e evinbox.event) RETURNS void LANGUAGE sql AS '';
+ALTER FUNCTION others OWNER TO evinbox_test_writer;
+SELECT throws_ok(pg_temp.insert_rule('handler', 'others', 'owner', 'evinbox_test_owner'), '42501', NULL, 'a handler that is another''s');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'others'), '42501', NULL, 'for a superuser as well');
+CREATE ROLE evinbox_test_login LOGIN;
+SELECT throws_ok(format($$
+		DO 'BEGIN REVOKE CONNECT ON DATABASE %I FROM PUBLIC;
+			INSERT INTO evinbox.inbox (name, handler, owner) VALUES (''i'', ''one'', ''evinbox_test_login''); END'$$, current_database()),
+	'55000', NULL, 'an owner that may not connect');
 INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'one', 'scheduled');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one'), '23505', NULL, 'a name that is taken');
 SELECT throws_ok($$UPDATE evinbox.inbox SET start_at = 'beginning'$$, '55000', 'start_at cannot be changed');
@@ -104,6 +125,30 @@ SELECT throws_ok($$SELECT evinbox.run('i', 0)$$, '22023', 'max_events must be po
 SELECT throws_ok($$SELECT evinbox.schedule('missing', '* * * * *')$$, '42704', 'inbox "missing" does not exist');
 SELECT throws_ok($$SELECT evinbox.schedule('i', '* * * * *')$$, '55000', 'pg_cron is not installed in this database');
 SELECT throws_ok($$SELECT evinbox.unschedule('i')$$, '55000', 'pg_cron is not installed in this database');
+
+-- where nothing may be written
+SELECT throws_ok(format('DO $d$ BEGIN SET LOCAL transaction_read_only = on; PERFORM evinbox.%s; END $d$', call), '25006', NULL,
+		call || ' in a read-only transaction')
+	FROM unnest('{run(),run(''i''),"record_event(''T'', 1, ''done'')",pause(''i''),resume(''i''),retry(),retry(''i''),"discard(''i'', 1)",
+		"replay(''i'', 1, 2)","schedule(''i'', ''* * * * *'')",resume_after_restore(''deliver''),dispatch_replicated(true)}'::text[]) call;
+
+-- in a copy, and where there is none
+SELECT throws_ok($$SELECT evinbox.resume_after_restore('deliver')$$, '55000', 'dispatch is not quiet in this database');
+SELECT throws_ok($$SELECT evinbox.resume_after_restore('keep')$$, '22023', 'unrecognized value for mode: "keep"');
+CREATE FUNCTION pg_temp.in_copy(sql text) RETURNS text LANGUAGE sql AS $$
+	SELECT format('DO $d$ BEGIN UPDATE evinbox_internal.incarnation SET database_id = 1; %s;
+		RAISE ''it works'' USING errcode = ''EV000''; END $d$', $1)
+$$;
+UPDATE evinbox.inbox SET replayable = true;
+SELECT evinbox.record_event('T', '1', 'done') AS recorded \gset
+SELECT throws_ok(pg_temp.in_copy(call), '55000', 'dispatch is quiet in this database, which was restored or copied from another')
+	FROM unnest(ARRAY[$$PERFORM evinbox.run()$$, $$PERFORM evinbox.run('i')$$, $$PERFORM evinbox.replay('i', 1, 2)$$,
+		$$INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('j', 'one', 'scheduled')$$]) call;
+SELECT throws_ok(pg_temp.in_copy(call), 'EV000', 'it works', 'but ' || call)
+	FROM unnest(ARRAY[$$PERFORM evinbox.record_event('T', '1', 'done')$$, $$PERFORM evinbox.pause('i')$$,
+		$$UPDATE evinbox.inbox SET priority = 1$$, $$PERFORM evinbox.resume_after_restore('deliver')$$]) call;
+SELECT is(evinbox.run('i') > 0, true, 'and not in the original');
+UPDATE evinbox.inbox SET replayable = false;
 
 -- operating
 SELECT throws_ok(format('SELECT evinbox.%s', call), '42704', 'inbox "missing" does not exist')
@@ -127,7 +172,7 @@ SELECT throws_ok($$SELECT evinbox.give_up(NULL)$$, 'VE003');
 SET LOCAL ROLE evinbox_test_writer;
 SELECT throws_ok($$INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('j', 'one', 'scheduled', 'evinbox_test_owner')$$,
 	'42501', 'must be member of role "evinbox_test_owner" to write a rule for it');
-SELECT throws_ok($$SELECT evinbox.run('i')$$, '42501', 'inbox "i" belongs to another role');
+SELECT throws_ok($$SELECT evinbox.run('i')$$, '42501', NULL, 'run() in another''s session');
 SELECT throws_ok($$SELECT evinbox.schedule('i', '* * * * *')$$, '42501', 'inbox "i" belongs to another role');
 SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', 'must be member of the owner of inbox "i"')
 	FROM unnest('{pause(''i''),resume(''i''),retry(''i''),"discard(''i'', 1)","replay(''i'', 1, 2)"}'::text[]) call;

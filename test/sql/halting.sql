@@ -3,6 +3,7 @@
 SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
+SELECT current_user AS superuser \gset
 CREATE TABLE seen (n serial, inbox text, id bigint);
 CREATE FUNCTION note(e evinbox.event, config jsonb) RETURNS void LANGUAGE sql
 	AS $$ INSERT INTO public.seen (inbox, id) VALUES (config ->> 'as', e.id) $$;
@@ -81,20 +82,20 @@ SELECT state FROM status WHERE name = 's';
 DROP TABLE kept;
 
 -- a handler that its owner may not execute any more
-CREATE ROLE regress_evinbox_halted;
+CREATE ROLE regress_evinbox_halted LOGIN;
 GRANT USAGE ON SCHEMA evinbox TO regress_evinbox_halted;
 GRANT EXECUTE ON FUNCTION evinbox.run TO regress_evinbox_halted;
 UPDATE evinbox.inbox SET owner = 'regress_evinbox_halted' WHERE name = 's';
 REVOKE EXECUTE ON FUNCTION mortal FROM PUBLIC;
 SELECT evinbox.record_event('T', 9, 'done');
-SET ROLE regress_evinbox_halted;
+\c - regress_evinbox_halted
 SELECT evinbox.run('s');
-RESET ROLE;
+\c - :superuser
 SELECT state, lag_events, last_error FROM status WHERE name = 's';
 GRANT EXECUTE ON FUNCTION mortal TO regress_evinbox_halted;
-SET ROLE regress_evinbox_halted;
+\c - regress_evinbox_halted
 SELECT evinbox.run('s');
-RESET ROLE;
+\c - :superuser
 SELECT state, lag_events, last_error FROM status WHERE name = 's';
 UPDATE evinbox.inbox SET owner = current_user WHERE name = 's';
 REVOKE ALL ON SCHEMA evinbox FROM regress_evinbox_halted;

@@ -170,17 +170,24 @@ SELECT evinbox.discard('a', 10);
 RESET ROLE;
 TABLE failed;
 
--- that of a role that is gone
-REVOKE ALL ON FUNCTION evinbox.pause, evinbox.resume, evinbox.retry, evinbox.discard FROM regress_evinbox_owner;
-REVOKE ALL ON SCHEMA evinbox FROM regress_evinbox_owner;
-DROP ROLE regress_evinbox_member, regress_evinbox_owner;
+-- that of a role that is gone, as if it had been restored without it
+SET session_replication_role = replica;
+UPDATE evinbox.inbox SET owner_id = 0 WHERE name = 'a';
+RESET session_replication_role;
 SET ROLE regress_evinbox_stranger;
 SELECT evinbox.pause('a');
 RESET ROLE;
+-- not even a role of that name
+SET ROLE regress_evinbox_owner;
 SELECT evinbox.pause('a');
+SELECT evinbox.retry();
+RESET ROLE;
+SELECT evinbox.pause('a');
+SELECT state FROM status WHERE name = 'a';
+SELECT evinbox.resume('a');
 SELECT state FROM status WHERE name = 'a';
 
 SET client_min_messages = warning;
 DROP EXTENSION evinbox CASCADE;
-DROP ROLE regress_evinbox_stranger;
+DROP ROLE regress_evinbox_member, regress_evinbox_owner, regress_evinbox_stranger;
 DROP TABLE seen, guilty CASCADE;

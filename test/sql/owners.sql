@@ -2,16 +2,18 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = error;
 CREATE EXTENSION evinbox;
-RESET client_min_messages;
+SELECT current_user AS superuser \gset
 SET client_min_messages = warning;
 CREATE ROLE regress_evinbox_writer LOGIN;
 CREATE ROLE regress_evinbox_other LOGIN;
-CREATE ROLE regress_evinbox_group;
+CREATE ROLE regress_evinbox_group LOGIN;
+CREATE ROLE regress_evinbox_superuser LOGIN SUPERUSER;
 GRANT regress_evinbox_group TO regress_evinbox_writer;
 GRANT USAGE ON SCHEMA evinbox TO regress_evinbox_writer, regress_evinbox_other;
 GRANT SELECT, INSERT, UPDATE, DELETE ON evinbox.inbox TO regress_evinbox_writer, regress_evinbox_other;
 GRANT EXECUTE ON FUNCTION evinbox.run, evinbox.schedule TO regress_evinbox_writer, regress_evinbox_other;
-GRANT CREATE ON SCHEMA public TO regress_evinbox_writer;
+GRANT EXECUTE ON FUNCTION evinbox.record_event(text, text, text, text, jsonb, interval, text, jsonb, text, timestamptz)
+	TO regress_evinbox_writer, regress_evinbox_other;
 RESET client_min_messages;
 CREATE FUNCTION handle(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -31,13 +33,9 @@ INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('i', 'handle'
 INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('i', 'handle', 'scheduled', NULL);
 RESET ROLE;
 SET ROLE regress_evinbox_other;
-UPDATE evinbox.inbox SET priority = 1 WHERE name = 'own';
+UPDATE evinbox.inbox SET priority = 1 WHERE name = 'own' RETURNING name;
 RESET ROLE;
 SELECT name, owner FROM evinbox.inbox ORDER BY name;
-
--- a worker has to log in as the owner
-INSERT INTO evinbox.inbox (name, handler, owner) VALUES ('i', 'handle', 'regress_evinbox_group');
-UPDATE evinbox.inbox SET dispatch = 'live' WHERE name = 'group';
 
 -- what counts is what the owner may, not the writer
 INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('i', 'guarded', 'scheduled', 'regress_evinbox_writer');
@@ -56,13 +54,13 @@ DELETE FROM evinbox.inbox WHERE name IN ('i', 'j');
 -- rules run only as their owner
 SELECT evinbox.run('own');
 SELECT evinbox.schedule('own', '* * * * *');
-SET ROLE regress_evinbox_writer;
+\c - regress_evinbox_writer
 SELECT evinbox.run('own');
 SELECT evinbox.run('group');
 SELECT evinbox.schedule('group', '* * * * *');
-SET ROLE regress_evinbox_group;
+\c - regress_evinbox_group
 SELECT evinbox.run('group');
-RESET ROLE;
+\c - :superuser
 GRANT USAGE ON SCHEMA evinbox TO regress_evinbox_group;
 GRANT EXECUTE ON FUNCTION evinbox.run TO regress_evinbox_group;
 
@@ -71,16 +69,16 @@ CREATE FUNCTION peep(e evinbox.event) RETURNS void LANGUAGE plpgsql
 	AS $$ BEGIN RAISE NOTICE '% of %, secrets: %', current_user, session_user = current_user, (SELECT count(*) FROM secret); END $$;
 UPDATE evinbox.inbox SET handler = 'peep' WHERE name = 'group';
 SELECT evinbox.record_event('T', 1, 'done');
-SET ROLE regress_evinbox_group;
+\c - regress_evinbox_group
 SELECT evinbox.run('group');
-RESET ROLE;
+\c - :superuser
 SELECT state, lag_events, last_error FROM evinbox.inbox_status WHERE name = 'group';
 SELECT count(*) FROM evinbox.delivery;
 GRANT SELECT ON secret TO regress_evinbox_group;
 SELECT evinbox.record_event('T', 2, 'done');
-SET ROLE regress_evinbox_group;
+\c - regress_evinbox_group
 SELECT evinbox.run('group');
-RESET ROLE;
+\c - :superuser
 SELECT state, lag_events, last_error FROM evinbox.inbox_status WHERE name = 'group';
 
 -- a handler needs no rights in evinbox but may not have what it was not given
@@ -88,45 +86,87 @@ SELECT evinbox.record_event('T', 3, 'done');
 CREATE OR REPLACE FUNCTION handle(e evinbox.event) RETURNS void LANGUAGE plpgsql
 	AS $$ BEGIN PERFORM 1 FROM evinbox_internal.outbox_0; END $$;
 UPDATE evinbox.inbox SET owner = 'regress_evinbox_writer' WHERE name = 'own';
-SET ROLE regress_evinbox_writer;
+\c - regress_evinbox_writer
 SELECT evinbox.run('own');
-RESET ROLE;
+\c - :superuser
 SELECT state, lag_events, last_error FROM evinbox.inbox_status WHERE name = 'own';
 CREATE OR REPLACE FUNCTION handle(e evinbox.event) RETURNS void LANGUAGE sql AS '';
-SET ROLE regress_evinbox_writer;
+\c - regress_evinbox_writer
 SELECT evinbox.run('own');
-RESET ROLE;
+\c - :superuser
 SELECT state, lag_events, last_error FROM evinbox.inbox_status WHERE name = 'own';
 SELECT count(*) FROM evinbox.delivery;
 
--- run() without a name: one's own and live ones only, each as its turn comes
-BEGIN;
-CREATE OR REPLACE FUNCTION handle(e evinbox.event) RETURNS void LANGUAGE plpgsql
-	AS $$ BEGIN RAISE NOTICE 'handled as %', current_user; END $$;
-UPDATE evinbox.inbox SET dispatch = 'live', condition = 'e.subject_id = ''4''' WHERE name = 'own';
+-- in a session of their owner: not by SET ROLE, whose end their code could bring about
+CREATE FUNCTION escape(e evinbox.event) RETURNS void LANGUAGE plpgsql AS 'BEGIN RESET ROLE; INSERT INTO secret VALUES (1); END';
+UPDATE evinbox.inbox SET handler = 'escape' WHERE name = 'own';
 SELECT evinbox.record_event('T', 4, 'done');
-SET LOCAL ROLE regress_evinbox_other;
+\c - regress_evinbox_superuser
+SET ROLE regress_evinbox_writer;
+SELECT evinbox.run('own');
 SELECT evinbox.run();
-SET LOCAL ROLE regress_evinbox_writer;
+RESET ROLE;
+SET SESSION AUTHORIZATION regress_evinbox_writer;
+SELECT evinbox.run('own');
+SELECT evinbox.run();
+RESET SESSION AUTHORIZATION;
+-- nor as whoever a function is defined by
+CREATE FUNCTION run_for_all(inbox text) RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT evinbox.run(inbox)';
+INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('superuser''s', 'handle', 'scheduled');
+\c - regress_evinbox_writer
+SELECT run_for_all('own');
+SELECT run_for_all('superuser''s');
+SELECT run_for_all(NULL);
+SET ROLE regress_evinbox_group;
+SELECT evinbox.run('group');
+RESET ROLE;
+-- there is nobody else to become
+SELECT evinbox.run('own');
+\c - regress_evinbox_superuser
+SELECT run_for_all('superuser''s');
+\c - :superuser
+SELECT state, lag_events, last_error FROM evinbox.inbox_status WHERE name = 'own';
+SELECT count(*) FROM secret;
+DELETE FROM evinbox.inbox WHERE name = 'superuser''s';
+
+-- run() without a name: one's own and live ones only, each as its turn comes. Here
+-- they are never visible to a worker.
+CREATE FUNCTION tell_user(e evinbox.event) RETURNS void LANGUAGE plpgsql
+	AS $$ BEGIN RAISE NOTICE 'handled as %', current_user; END $$;
+GRANT regress_evinbox_writer TO regress_evinbox_other;
+\c - regress_evinbox_other
+BEGIN;
+UPDATE evinbox.inbox SET handler = 'tell_user', dispatch = 'live', condition = 'e.subject_id = ''5''' WHERE name = 'own';
+SELECT evinbox.record_event('T', '5', 'done') > 0 AS recorded;
 SELECT evinbox.run();
 ROLLBACK;
+\c - regress_evinbox_writer
+BEGIN;
+UPDATE evinbox.inbox SET handler = 'tell_user', dispatch = 'live', condition = 'e.subject_id = ''5''' WHERE name = 'own';
+SELECT evinbox.record_event('T', '5', 'done') > 0 AS recorded;
+SELECT evinbox.run();
+ROLLBACK;
+\c - :superuser
 
--- an owner that is gone halts its inbox, which can be paused and given to another
-UPDATE evinbox.inbox SET owner = 'regress_evinbox_other' WHERE name = 'own';
-REVOKE ALL ON evinbox.inbox FROM regress_evinbox_other;
-REVOKE ALL ON SCHEMA evinbox FROM regress_evinbox_other;
-REVOKE ALL ON FUNCTION evinbox.run, evinbox.schedule FROM regress_evinbox_other;
-DROP ROLE regress_evinbox_other;
-\set VERBOSITY terse
+-- an owner that is gone halts its inbox, which can be paused and given to another;
+-- a role of its name is another one
+SET session_replication_role = replica;
+UPDATE evinbox.inbox SET owner = 'regress_evinbox_other', owner_id = 0 WHERE name = 'own';
+RESET session_replication_role;
+\c - regress_evinbox_other
 SELECT evinbox.run('own');
-\set VERBOSITY default
-SELECT state FROM evinbox.inbox_status WHERE name = 'own';
 UPDATE evinbox.inbox SET enabled = false WHERE name = 'own' RETURNING name, enabled;
+\c - :superuser
+SELECT evinbox.run('own');
+SELECT state FROM evinbox.inbox_status WHERE name = 'own';
+UPDATE evinbox.inbox SET enabled = false, handler = 'handle' WHERE name = 'own' RETURNING name, enabled;
 UPDATE evinbox.inbox SET enabled = true, owner = 'regress_evinbox_writer' WHERE name = 'own' RETURNING name, owner;
 
 SET client_min_messages = warning;
 DROP EXTENSION evinbox CASCADE;
 DROP TABLE secret;
 DROP SCHEMA closed CASCADE;
-DROP OWNED BY regress_evinbox_writer, regress_evinbox_group;
-DROP ROLE regress_evinbox_writer, regress_evinbox_group;
+DROP FUNCTION run_for_all;
+DROP ROLE regress_evinbox_writer, regress_evinbox_other, regress_evinbox_superuser;
+DROP OWNED BY regress_evinbox_group;
+DROP ROLE regress_evinbox_group;

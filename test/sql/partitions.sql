@@ -42,11 +42,11 @@ RESET session_replication_role;
 
 -- written to directly, it makes the same checks
 INSERT INTO evinbox_internal.event_default (id, subject_type, subject_id, action, metadata, recorded_at, occurred_at, depth)
-	VALUES (2000000000000, '', '1', 'done', '{}', now(), now(), 0);
+	OVERRIDING SYSTEM VALUE VALUES (2000000000000, '', '1', 'done', '{}', now(), now(), 0);
 INSERT INTO evinbox_internal.event_default (id, subject_type, subject_id, action, metadata, recorded_at, occurred_at, depth)
-	VALUES (5, 'T', '1', 'done', '{}', now(), now(), 0);
+	OVERRIDING SYSTEM VALUE VALUES (5, 'T', '1', 'done', '{}', now(), now(), 0);
 INSERT INTO evinbox_internal.event_default (id, subject_type, subject_id, action, metadata, recorded_at, occurred_at, depth)
-	VALUES (2000000000000, 'T', 'direct', 'done', NULL, '2001-01-01', NULL, 9) RETURNING metadata, recorded_at > now() AS recorded_now, depth;
+	OVERRIDING SYSTEM VALUE VALUES (2000000000000, 'T', 'direct', 'done', NULL, '2001-01-01', NULL, 9) RETURNING metadata, recorded_at > now() AS recorded_now, depth;
 SELECT evinbox.run('s');
 SELECT id FROM seen ORDER BY n DESC LIMIT 1;
 

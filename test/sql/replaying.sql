@@ -198,7 +198,7 @@ TABLE result;
 -- what is not a time, and what cannot be changed
 INSERT INTO evinbox.inbox (name, handler, dispatch, start_at) VALUES ('i', 'note', 'scheduled', 'Beginning');
 INSERT INTO evinbox.inbox (name, handler, dispatch, start_at) VALUES ('i', 'note', 'scheduled', '');
-INSERT INTO evinbox.inbox (name, handler, dispatch, start_at) VALUES ('i', 'note', 'scheduled', '2001-13-01');
+INSERT INTO evinbox.inbox (name, handler, dispatch, start_at) VALUES ('i', 'note', 'scheduled', '2001-02-31');
 UPDATE evinbox.inbox SET start_at = NULL;
 UPDATE evinbox.inbox SET start_at = '2001-02-03';
 UPDATE evinbox.inbox SET start_at = 'beginning', priority = 3 RETURNING priority, start_at;

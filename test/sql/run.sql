@@ -209,9 +209,10 @@ BEGIN;
 SELECT evinbox.run('renamed');
 SELECT pg_current_xact_id_if_assigned() IS NULL AS no_xid;
 COMMIT;
+-- but not where nothing may be written
 BEGIN READ ONLY;
 SELECT evinbox.run('renamed');
-COMMIT;
+ROLLBACK;
 
 -- not from within a handler
 CREATE FUNCTION nested(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM evinbox.run('renamed'); END $$;

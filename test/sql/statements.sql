@@ -3,6 +3,7 @@
 SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
+SELECT current_user AS superuser \gset
 CREATE TABLE daily_count (action text, day date, n bigint, PRIMARY KEY (action, day));
 CREATE TABLE batch (n serial, inbox text, ids bigint[], subjects text[]);
 CREATE FUNCTION note(inbox text, ids bigint[], subjects text[]) RETURNS void LANGUAGE sql
@@ -238,18 +239,18 @@ SELECT evinbox.run('i');
 DROP TABLE mortal;
 ALTER TABLE renamed RENAME TO mortal;
 SELECT evinbox.run('i');
-CREATE ROLE regress_evinbox_statement;
+CREATE ROLE regress_evinbox_statement LOGIN;
 GRANT USAGE ON SCHEMA evinbox TO regress_evinbox_statement;
 GRANT EXECUTE ON FUNCTION evinbox.run TO regress_evinbox_statement;
 UPDATE evinbox.inbox SET owner = 'regress_evinbox_statement';
 SELECT record_some(7, 7);
-SET ROLE regress_evinbox_statement;
+\c - regress_evinbox_statement
 SELECT evinbox.run('i');
-RESET ROLE;
+\c - :superuser
 GRANT INSERT ON mortal TO regress_evinbox_statement;
-SET ROLE regress_evinbox_statement;
+\c - regress_evinbox_statement
 SELECT evinbox.run('i');
-RESET ROLE;
+\c - :superuser
 SELECT count(*) FROM mortal;
 DELETE FROM evinbox.inbox;
 DROP OWNED BY regress_evinbox_statement;

@@ -54,9 +54,9 @@ wait_for($node, 'postgres',
 	  . " WHERE datname = 'two' AND wait_event = 'PgSleep'",
 	'a handler takes its time');
 succeeds_soon('CREATE DATABASE copy TEMPLATE two', 'copying a database');
-wait_for_workers($node, 'coordinator@one coordinator@two runner@one runner@two',
-	'the template\'s workers come back, the copy has none');
-is_sql($node, 'copy', "SELECT DISTINCT state FROM evinbox.inbox_status", 'no worker',
+wait_for_workers($node, 'coordinator@copy coordinator@one coordinator@two runner@one runner@two',
+	'the template\'s workers come back, nobody runs rules in the copy');
+is_sql($node, 'copy', "SELECT DISTINCT state FROM evinbox.inbox_status", 'quiet',
 	'the copy is quiet');
 succeeds_soon('DROP DATABASE copy', 'dropping the copy');
 $node->safe_psql('two', "DELETE FROM evinbox.inbox WHERE name = 'slow'");
@@ -108,13 +108,20 @@ is_sql($node, 'one',
 
 install_evinbox($node, 'template1');
 add_inbox($node, 'template1', 'all');
+record($node, 'template1', 'first');
+succeeds_soon('CREATE DATABASE three', 'creating a database from a template with the extension');
+wait_for_workers($node, 'coordinator@one coordinator@three runner@one',
+	'a template has no workers; what is made of it is quiet');
+succeeds_soon('DROP DATABASE three', 'dropping that one');
+$node->safe_psql('postgres', 'ALTER DATABASE template1 IS_TEMPLATE false');
 wait_for_workers($node,
 	'coordinator@one coordinator@template1 runner@one runner@template1',
-	'a template may have the extension, too');
-succeeds_soon('CREATE DATABASE three', 'creating a database from it');
-succeeds_soon('DROP DATABASE three', 'dropping that one');
+	'when it is no template any more, it has workers');
+is_exactly_once($node, 'template1', 'all', 'once a template');
+$node->safe_psql('postgres', 'ALTER DATABASE template1 IS_TEMPLATE true');
+wait_for_workers($node, 'coordinator@one runner@one', 'and they leave again');
 $node->safe_psql('template1', 'DROP EXTENSION evinbox CASCADE; DROP TABLE handled');
-wait_for_workers($node, 'coordinator@one runner@one', 'workers leave the template');
+wait_for_workers($node, 'coordinator@one runner@one', 'the extension is dropped there');
 
 # the database that scouts prefer need not exist
 succeeds_soon('CREATE DATABASE four', 'one more');

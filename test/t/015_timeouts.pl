@@ -294,6 +294,9 @@ foreach my $n (1 .. 4)
 }
 $node->safe_psql($db, "SELECT evinbox.record_event('down', g, 'x') FROM generate_series(1, 3) g");
 wait_for($node, $db, "SELECT count(*) = 4 FROM ($at_gate) s", 'four runners are in handlers');
+$node->restart;
+wait_for($node, $db, "SELECT count(*) = 4 FROM ($at_gate) s",
+	'and again after a restart: none waits for the first batch of another');
 $node->safe_psql($db, 'DELETE FROM public.gate');
 my $since = time;
 $node->stop('fast');

@@ -191,41 +191,105 @@ is_sql($node, $db,
 	'running 0', 'nothing is halted any more');
 is_sql($node, $db, "SELECT count(*) FROM evinbox_internal.halt", '0', 'and nothing is left of it');
 
-# -- its owner goes away -------------------------------------------------------------
+# -- no worker can be what its owner is ------------------------------------------------
 
-sub owner_is_gone
+sub owner_is_out
 {
-	my ($how) = @_;
+	my ($how, $reason, $break, $mend) = @_;
+	my $before = $node->safe_psql($db, "SELECT count(*) FROM handled WHERE inbox = 'guest'");
 
+	$node->safe_psql($db, $break);
 	is_sql($node, $db,
 		"SELECT state, last_error FROM evinbox.inbox_status WHERE name = 'guest'",
-		'halted|role "guest" does not exist', "$how: the inbox is halted");
-	my $before = $node->safe_psql($db, "SELECT count(*) FROM handled WHERE inbox = 'guest'");
+		"halted|$reason", "$how: the inbox is halted");
 	$node->safe_psql($db, "SELECT evinbox.record_event('guest', 'later', 'x')");
 	is_exactly_once($node, $db, 'witness', "$how: another inbox");
-	wait_for_workers($node, 'coordinator@postgres runner@postgres', "$how: there are workers");
 	wait_for($node, $db,
 		"SELECT string_agg(DISTINCT owner, ' ' ORDER BY owner) = concat_ws(' ', 'clerk', current_user)"
 		  . " FROM evinbox.worker_status WHERE kind = 'runner'",
-		"$how: but none for the role that is gone");
+		"$how: no runner for the owner, but for others");
+	$node->restart;
+	is_exactly_once($node, $db, 'witness', "$how, and a restart: another inbox");
 	is_sql($node, $db, "SELECT count(*) FROM handled WHERE inbox = 'guest'", $before,
 		"$how: its events wait");
-	return $before;
+	$node->safe_psql($db, $mend);
+	wait_for_handled($node, $db, 'guest', $before + 1, "$how: it goes on by itself");
+	is_sql($node, $db, "SELECT state, last_error FROM evinbox.inbox_status WHERE name = 'guest'",
+		'running|', "$how: and is not halted any more");
 }
 
-$node->safe_psql($db, 'DROP ROLE guest');
-my $before = owner_is_gone('dropped');
+$node->safe_psql($db, 'GRANT CONNECT ON DATABASE postgres TO clerk');
+owner_is_out('may not connect', 'role "guest" may not connect to database "postgres"',
+	'REVOKE CONNECT ON DATABASE postgres FROM PUBLIC', 'GRANT CONNECT ON DATABASE postgres TO guest');
+
+# from 17 on, a worker can run as a role that cannot log in
+my $needs_login = $node->safe_psql($db, 'SHOW server_version_num') < 170000;
+if ($needs_login)
+{
+	owner_is_out('cannot log in', 'role "guest" cannot log in', 'ALTER ROLE guest NOLOGIN', 'ALTER ROLE guest LOGIN');
+}
+else
+{
+	my $before = $node->safe_psql($db, "SELECT count(*) FROM handled WHERE inbox = 'guest'");
+
+	$node->safe_psql($db, 'ALTER ROLE guest NOLOGIN');
+	$node->restart;
+	$node->safe_psql($db, "SELECT evinbox.record_event('guest', 'later', 'x')");
+	wait_for_handled($node, $db, 'guest', $before + 1, 'cannot log in: it goes on');
+}
+is(logged(qr/FATAL:.*(permission denied for database|is not permitted to log in)/), 0, 'no worker has tried in vain');
+
+# -- its owner goes away -----------------------------------------------------------------
+
+# by another name it is the same, and by the same name another
+my $before = $node->safe_psql($db, "SELECT count(*) FROM handled WHERE inbox = 'guest'");
+$node->safe_psql($db, 'ALTER ROLE guest RENAME TO visitor');
 $node->safe_psql($db, 'CREATE ROLE guest LOGIN');
-wait_for_handled($node, $db, 'guest', $before + 1, 'a role of that name comes, and it goes on');
-$node->safe_psql($db, 'ALTER ROLE guest RENAME TO stranger');
-$before = owner_is_gone('renamed');
-$node->safe_psql($db, 'ALTER ROLE stranger RENAME TO guest');
-wait_for_handled($node, $db, 'guest', $before + 1, 'it has its name back, and it goes on');
-$node->safe_psql($db, 'DROP ROLE guest');
+is_sql($node, $db, "SELECT owner, state <> 'halted' FROM evinbox.inbox_status WHERE name = 'guest'", 'visitor|t',
+	'renamed: inbox_status knows it');
+$node->safe_psql($db, "SELECT evinbox.record_event('guest', 'later', 'x')");
+wait_for_handled($node, $db, 'guest', $before + 1, 'renamed: it goes on');
+wait_for($node, $db, "SELECT owner = 'visitor' FROM evinbox.inbox WHERE name = 'guest'",
+	'renamed: the rule has the new name');
 $node->restart;
-$before = owner_is_gone('dropped, and the server started');
-$node->safe_psql($db, 'CREATE ROLE guest LOGIN');
-wait_for_handled($node, $db, 'guest', $before + 1, 'a role of that name comes, and it goes on');
+$node->safe_psql($db, "SELECT evinbox.record_event('guest', 'later', 'x')");
+wait_for_handled($node, $db, 'guest', $before + 2, 'renamed, and a restart: it goes on');
+is_sql($node, $db,
+	"SELECT string_agg(DISTINCT owner, ' ' ORDER BY owner) = concat_ws(' ', 'clerk', current_user, 'visitor')"
+	  . " FROM evinbox.worker_status WHERE kind = 'runner'",
+	't', 'renamed: as the same role');
+
+# it cannot be dropped behind our back, in whichever database
+$node->safe_psql($db, 'CREATE DATABASE other');
+foreach my $case ([ $db, 'privileges for column owner of table evinbox.inbox' ], [ 'other', 'in database postgres' ])
+{
+	my ($where, $detail) = @$case;
+	my ($code, $out, $err) = $node->psql($where, 'DROP ROLE visitor');
+
+	isnt($code, 0, "dropped in database $where: that is refused");
+	like($err, qr/cannot be dropped because some objects depend on it\nDETAIL:.*$detail/s, 'with what is in the way');
+}
+
+# as if the database had been restored without the role
+owner_is_out('gone', 'role "visitor" does not exist', <<'EOB', <<'EOM');
+SET session_replication_role = replica;
+UPDATE evinbox.inbox SET owner_id = 0 WHERE name = 'guest';
+RESET session_replication_role;
+DROP OWNED BY visitor;
+DROP ROLE visitor;
+EOB
+GRANT CONNECT ON DATABASE postgres TO guest;
+UPDATE evinbox.inbox SET owner = 'guest' WHERE name = 'guest';
+EOM
+
+# with all that it has
+$node->safe_psql($db, 'DROP OWNED BY guest; DROP ROLE guest');
+is_sql($node, $db, "SELECT count(*) FROM evinbox.inbox WHERE name = 'guest'", '0', 'dropped with all that it has: that is its rules');
+wait_for($node, $db,
+	"SELECT string_agg(DISTINCT owner, ' ' ORDER BY owner) = concat_ws(' ', 'clerk', current_user)"
+	  . " FROM evinbox.worker_status WHERE kind = 'runner'",
+	'and its runner is gone');
+is_exactly_once($node, $db, 'witness', 'and no other inbox notices');
 
 # -- a rule whose events all fail ------------------------------------------------------
 
