@@ -35,6 +35,7 @@
 
 #include "backlog.h"
 #include "evinbox.h"
+#include "incarnation.h"
 #include "query.h"
 #include "relation.h"
 
@@ -195,7 +196,7 @@ evi_backlog_trim(void)
 	};
 	ListCell   *lc;
 
-	if (evi_query_run(&find, NULL, NULL, 0) == 0)
+	if (evi_query_run(&find, NULL, NULL, 0) == 0 || evi_incarnation_look())
 		return false;
 	foreach(lc, evi_cursor_all(GetActiveSnapshot()))
 	{

@@ -121,7 +121,10 @@ evi_coordinator_main(Datum arg)
 
 		/* while owners take turns, every commit wakes us, and most for that alone */
 		if (is_quiet())
-			left = false;
+		{
+			left = do_chore(evi_partition_make);
+			left |= do_chore(look_after_owners);
+		}
 		else if (!evi_roster_is_crowded() ||
 			TimestampDifferenceExceeds(chores_at, GetCurrentTimestamp(), FIRST_LOOK_MS))
 		{
@@ -195,11 +198,14 @@ absorb_laggards(void)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 	TimestampTz now = GetCurrentTimestamp();
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "evinbox laggards",
-												  ALLOCSET_SMALL_SIZES);
+	MemoryContext context;
 	List	   *found = NIL;
 	ListCell   *lc;
 
+	/* a dump may be coming in, with cursors of elsewhere */
+	if (evi_incarnation_look())
+		return false;
+	context = AllocSetContextCreate(TopMemoryContext, "evinbox laggards", ALLOCSET_SMALL_SIZES);
 	evi_cursor_hold();
 	foreach(lc, evi_cursor_all(snapshot))
 	{

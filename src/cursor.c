@@ -27,6 +27,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/procarray.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -34,11 +35,15 @@
 
 #include "cursor.h"
 #include "evinbox.h"
+#include "incarnation.h"
 #include "query.h"
 #include "relation.h"
 #include "wakeup.h"
 
 #define TURN 16384
+
+/* a table of this size does not wait for old snapshots any more */
+#define PATIENCE_BLOCKS (64 * 1024 * 1024 / BLCKSZ)
 
 static int	segment_of(int64 seq);
 static EviCursor *read_newest(EviTable segment, int32 inbox_id, int lane, Snapshot snapshot,
@@ -174,6 +179,32 @@ evi_cursor_all(Snapshot snapshot)
 }
 
 /*
+ * Those of all inboxes, and once more as the oldest snapshot may show them that
+ * anybody has. That may be a dump's, which is about to lock our tables: what
+ * was truncated in between is missing in it, so nobody may need that.
+ */
+List *
+evi_cursor_all_seen(Snapshot latest)
+{
+	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	SnapshotData oldest = *latest;
+	List	   *ids = inbox_ids(latest);
+	List	   *result = evi_cursor_all(latest);
+	ListCell   *lc;
+
+	/* whatever is older is finished, for everybody */
+	oldest.xmin = oldest.xmax = GetOldestNonRemovableTransactionId(rel);
+	oldest.xcnt = oldest.subxcnt = 0;
+	oldest.suboverflowed = false;
+	oldest.curcid = FirstCommandId;
+	table_close(rel, AccessShareLock);
+
+	foreach(lc, list_concat_unique_int(ids, inbox_ids(&oldest)))
+		result = list_concat(result, evi_cursor_lanes(lfirst_int(lc), &oldest));
+	return result;
+}
+
+/*
  * Empties the table whose turn it is not, once all lanes have left it.
  * Waits for nobody. Returns whether there is something left to do.
  */
@@ -184,13 +215,13 @@ evi_cursor_fold(void)
 	int			other = 1 - segment_of(next);
 	Oid			relid = evi_relation_oid(EVI_CURSOR + other);
 	Relation	rel = table_open(relid, AccessShareLock);
-	bool		empty = RelationGetNumberOfBlocks(rel) == 0;
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
 	Snapshot	snapshot;
 	ListCell   *lc;
 	bool		left = false;
 
 	table_close(rel, AccessShareLock);
-	if (empty)
+	if (blocks == 0 || evi_incarnation_look())
 		return false;
 
 	/* a lock that is not to be had means that the lane is moving by itself */
@@ -224,9 +255,13 @@ evi_cursor_fold(void)
 	if (left || !ConditionalLockRelationOid(relid, AccessExclusiveLock))
 		return true;
 
+	/* of a dump that is coming in, cursors may be here before their inboxes are */
+	if (evi_incarnation_look())
+		return false;
+
 	CommandCounterIncrement();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	foreach(lc, evi_cursor_all(snapshot))
+	foreach(lc, blocks < PATIENCE_BLOCKS ? evi_cursor_all_seen(snapshot) : evi_cursor_all(snapshot))
 		left |= segment_of(((EviLane *) lfirst(lc))->cursor->seq) == other;
 	UnregisterSnapshot(snapshot);
 

@@ -53,6 +53,7 @@ extern int64 evi_cursor_seq(int32 inbox_id, int lane, Snapshot snapshot);
 extern int64 evi_cursor_append(int32 inbox_id, int lane, const EviCursor *cursor);
 extern List *evi_cursor_lanes(int32 inbox_id, Snapshot snapshot);
 extern List *evi_cursor_all(Snapshot snapshot);
+extern List *evi_cursor_all_seen(Snapshot latest);
 extern bool evi_cursor_fold(void);
 
 #endif							/* EVI_CURSOR_H */

@@ -35,6 +35,8 @@
 #include "utils/timestamp.h"
 
 #include "evinbox.h"
+#include "fetch.h"
+#include "inbox.h"
 #include "incarnation.h"
 #include "query.h"
 #include "relation.h"
@@ -68,6 +70,14 @@ evi_incarnation_is_quiet(void)
 	return state.is_quiet;
 }
 
+/* The same as of now: what another session has just committed is not known to the cache yet. */
+bool
+evi_incarnation_look(void)
+{
+	state.is_known = false;
+	return evi_incarnation_is_quiet();
+}
+
 /* Are events dispatched that came by logical replication? */
 bool
 evi_incarnation_dispatches_replicated(void)
@@ -85,6 +95,44 @@ evi_incarnation_require(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("dispatch is quiet in this database, which was restored or copied from another"),
 				 errhint("Use SELECT evinbox.resume_after_restore('deliver') or ('discard').")));
+}
+
+/*
+ * Rows of a dump are about to be stored. The database is quiet from the first
+ * of them on, whatever comes next and when the dump's own row does. Beside
+ * rules and events of this database they would mean something else.
+ */
+void
+evi_incarnation_expect_copy(void)
+{
+	static EviQuery insert = {
+		.sql = "INSERT INTO evinbox_internal.incarnation"
+		" (system_identifier, database_id, catalog_version, since, dispatch_replicated)"
+		" VALUES (0, 0, $1, $2, false)",
+		.expected = SPI_OK_INSERT,
+		.nargs = 2,
+		.argtypes = {INT4OID, TIMESTAMPTZOID},
+	};
+	Datum		args[] = {Int32GetDatum(CATALOG_VERSION_NO),
+	TimestampTzGetDatum(GetCurrentTimestamp())};
+	bool		is_used;
+
+	if (evi_incarnation_is_quiet())
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	is_used = evi_inbox_count(GetActiveSnapshot()) > 0 ||
+		evi_fetch_highest(GetActiveSnapshot()) > 0;
+	PopActiveSnapshot();
+
+	/* another session may be restoring the same dump, and have begun just now */
+	if (evi_incarnation_look())
+		return;
+	if (is_used)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot restore a dump into a database that has rules or events"),
+				 errhint("Restore it into a new database.")));
+	(void) evi_query_run_alone(&insert, args, NULL);
 }
 
 /* After an upgrade of the server: notes where the database is now. SPI is connected, in a section. */

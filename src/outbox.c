@@ -42,6 +42,12 @@
 #include "shmem.h"
 #include "wakeup.h"
 
+/* so many turns after its last row, a lane must have left a segment */
+#define OVERDUE_TURNS 2
+
+/* and so many turns after it, old snapshots must have */
+#define PATIENCE_TURNS 3
+
 /* this session's transaction has dispatched its own events up to there */
 static uint64 closed_xid = 0;
 static int64 closed_until = 0;
@@ -49,9 +55,9 @@ static int64 closed_until = 0;
 static uint64 turn_of(uint64 xid);
 static int	segment_of(uint64 xid);
 static bool segment_is_empty(EviTable segment);
-static bool segment_is_done(EviTable segment);
+static bool may_be_emptied(EviTable segment);
 static bool needs(const EviSnapshot *done, EviTable segment, Snapshot snapshot);
-static bool segment_is_overdue(EviTable segment, Snapshot snapshot);
+static bool segment_is_overdue(EviTable segment, int turns, Snapshot snapshot);
 static bool range_is_empty(EviTable segment, uint64 from, uint64 to, Snapshot snapshot);
 
 /* Writes the row of an event that this transaction has inserted. */
@@ -159,10 +165,10 @@ evi_outbox_truncate(void)
 		if (i == segment_of(next) || segment_is_empty(EVI_OUTBOX + i))
 			continue;
 
-		/* looking before locking saves most of the locks */
-		if (segment_is_done(EVI_OUTBOX + i) &&
+		/* looking before locking saves most of the locks; a dump may be coming in */
+		if (may_be_emptied(EVI_OUTBOX + i) &&
 			ConditionalLockRelationOid(evi_relation_oid(EVI_OUTBOX + i), AccessExclusiveLock) &&
-			segment_is_done(EVI_OUTBOX + i))
+			!evi_incarnation_look() && may_be_emptied(EVI_OUTBOX + i))
 			evi_query_utility(psprintf("TRUNCATE evinbox_internal.outbox_%d", i));
 		else
 			left = true;
@@ -179,7 +185,7 @@ evi_outbox_waits_for(const EviSnapshot *done, Snapshot snapshot)
 {
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
 		if (!segment_is_empty(EVI_OUTBOX + i) && needs(done, EVI_OUTBOX + i, snapshot) &&
-			segment_is_overdue(EVI_OUTBOX + i, snapshot))
+			segment_is_overdue(EVI_OUTBOX + i, OVERDUE_TURNS, snapshot))
 			return true;
 	return false;
 }
@@ -210,15 +216,21 @@ segment_is_empty(EviTable segment)
  * Is every row of a segment handled in every lane? This is final only for a
  * caller who has locked it: then the rows and the cursors are those of a time
  * when nobody writes to the segment, and nobody makes a cursor that needs it.
+ *
+ * A dump may have its snapshot already, and not yet its locks: whatever that
+ * snapshot shows as not handled has to stay. But nothing waits for an old
+ * snapshot for long.
  */
 static bool
-segment_is_done(EviTable segment)
+may_be_emptied(EviTable segment)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	List	   *lanes = segment_is_overdue(segment, PATIENCE_TURNS, snapshot) ?
+		evi_cursor_all(snapshot) : evi_cursor_all_seen(snapshot);
 	bool		done = true;
 	ListCell   *lc;
 
-	foreach(lc, evi_cursor_all(snapshot))
+	foreach(lc, lanes)
 	{
 		EviLane    *lane = lfirst(lc);
 
@@ -242,9 +254,9 @@ needs(const EviSnapshot *done, EviTable segment, Snapshot snapshot)
 	return result;
 }
 
-/* Is a segment two turns old, so that it should have been emptied long ago? */
+/* Is a segment so many turns old, so that it should have been emptied long ago? */
 static bool
-segment_is_overdue(EviTable segment, Snapshot snapshot)
+segment_is_overdue(EviTable segment, int turns, Snapshot snapshot)
 {
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 	EviScan		scan;
@@ -259,7 +271,7 @@ segment_is_overdue(EviTable segment, Snapshot snapshot)
 		Datum		xid = heap_getattr(tuple, Anum_outbox_xid, RelationGetDescr(scan.table),
 									   &isnull);
 
-		result = turn_of(U64FromFullTransactionId(DatumGetFullTransactionId(xid))) + 2 <=
+		result = turn_of(U64FromFullTransactionId(DatumGetFullTransactionId(xid))) + turns <=
 			turn_of(next);
 	}
 	evi_scan_end(&scan);

@@ -23,6 +23,7 @@
 #include "utils/lsyscache.h"
 
 #include "evinbox.h"
+#include "incarnation.h"
 #include "partition.h"
 #include "query.h"
 #include "relation.h"
@@ -32,6 +33,7 @@
 
 static bool is_restoring = false;
 
+static bool is_dumped(const RangeVar *relation, const List *columns);
 static bool lists(const List *columns, const char *name);
 static bool is_partition(const RangeVar *relation);
 
@@ -57,15 +59,10 @@ evi_restoring_is(const CopyStmt *statement)
 {
 	const RangeVar *relation = statement->relation;
 
-	if (!statement->is_from || !relation || !relation->schemaname)
+	if (!statement->is_from || !relation || !relation->schemaname ||
+		!is_dumped(relation, statement->attlist))
 		return false;
-	if (is_partition(relation) ||
-		(strcmp(relation->schemaname, EVI_SCHEMA) == 0 && strcmp(relation->relname, "event") == 0))
-		return lists(statement->attlist, "id") && lists(statement->attlist, "recorded_at") &&
-			superuser() && evi_relation_installed();
-	return strcmp(relation->schemaname, EVI_SCHEMA) == 0 &&
-		strcmp(relation->relname, "inbox") == 0 && lists(statement->attlist, "id") &&
-		lists(statement->attlist, "owner_id") && superuser() && evi_relation_installed();
+	return superuser() && evi_relation_installed();
 }
 
 /* Sees that there is a partition like the one that is dumped, if there is room for it. */
@@ -74,6 +71,7 @@ evi_restoring_prepare(CopyStmt *statement)
 {
 	RangeVar   *relation = statement->relation;
 
+	evi_incarnation_expect_copy();
 	if (!is_partition(relation))
 		return;
 	if (strcmp(relation->relname, PARTITION_PREFIX "default") != 0)
@@ -88,6 +86,18 @@ evi_restoring_prepare(CopyStmt *statement)
 		CommandCounterIncrement();
 	}
 	statement->relation = makeRangeVar(EVI_SCHEMA, "event", -1);
+}
+
+/* Only a dump has our own tables, and these columns. */
+static bool
+is_dumped(const RangeVar *relation, const List *columns)
+{
+	if (strcmp(relation->schemaname, EVI_INTERNAL_SCHEMA) == 0)
+		return true;
+	if (strcmp(relation->schemaname, EVI_SCHEMA) != 0 || !lists(columns, "id"))
+		return false;
+	return (strcmp(relation->relname, "event") == 0 && lists(columns, "recorded_at")) ||
+		(strcmp(relation->relname, "inbox") == 0 && lists(columns, "owner_id"));
 }
 
 static bool

@@ -106,6 +106,11 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	if (!is_update)
 	{
 		evi_incarnation_require();
+		if (OidIsValid(get_owner(&new)))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("owner_id of an inbox cannot be given"),
+					 errhint("A dump is restored by COPY: use pg_dump without --inserts.")));
 		check_number_of_rules();
 	}
 	else if (!same_text(&new, &old, Anum_inbox_start_at))

@@ -52,6 +52,8 @@ i	handle	regress_evinbox_anna
 -- nor chooses what stands for it
 INSERT INTO evinbox.inbox (name, handler, dispatch, owner_id) VALUES ('i', 'handle', 'scheduled', 'regress_evinbox_anna'::regrole)
 	RETURNING owner, owner_id::regrole;
+INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'handle', 'scheduled')
+	RETURNING owner, owner_id::regrole;
 UPDATE evinbox.inbox SET owner_id = 'regress_evinbox_anna'::regrole WHERE name = 'i' RETURNING owner, owner_id::regrole;
 UPDATE evinbox.inbox SET owner_id = 0 WHERE name = 'i' RETURNING owner, owner_id::regrole;
 DELETE FROM evinbox.inbox WHERE name = 'i';
