@@ -13,8 +13,10 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_db_role_setting.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "utils/array.h"
@@ -54,18 +56,23 @@ evi_registry_databases(void)
 	return result;
 }
 
-/* ALTER DATABASE ... SET evinbox.installed */
+/* ALTER DATABASE ... SET evinbox.installed, also for whoever may not, but may copy a database */
 void
 evi_registry_set(Oid database, bool is_registered)
 {
 	VariableSetStmt *statement = makeNode(VariableSetStmt);
 	A_Const    *on = makeNode(A_Const);
+	Oid			userid;
+	int			sec_context;
 
 	on->val.sval = *makeString("on");
 	statement->kind = is_registered ? VAR_SET_VALUE : VAR_RESET;
 	statement->name = "evinbox.installed";
 	statement->args = is_registered ? list_make1(on) : NIL;
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	AlterSetting(database, InvalidOid, statement);
+	SetUserIdAndSecContext(userid, sec_context);
 }
 
 static bool

@@ -97,7 +97,7 @@ want_coordinators(List *databases)
 		fits &= evi_shmem_want(EVI_COORDINATOR, lfirst_oid(lc), InvalidOid, 0);
 	evi_shmem_unlock();
 
-	if (!fits)
+	if (!fits && evi_shmem_may_complain())
 		ereport(LOG,
 				(errmsg("evinbox has more databases than it may have workers"),
 				 errhint("Raise evinbox.max_workers.")));

@@ -58,6 +58,7 @@ typedef struct Shared
 	LWLock	   *lock;
 	pg_atomic_uint32 databases_changed; /* set by anyone, cleared by the launcher */
 	pg_atomic_uint32 session_moves; /* by sessions: how often one has dispatched */
+	pg_atomic_uint64 complained_at; /* when a scout has last said that there is no room; or 0 */
 	pg_atomic_uint64 unclean_end;	/* when something last ended in mid-work; or 0 */
 	ConditionVariable worker_left;
 	KeptOut		kept_out[MAX_KEPT_OUT]; /* under the lock */
@@ -340,6 +341,19 @@ evi_shmem_tell_databases_changed(void)
 	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
 }
 
+/* Once a minute, whichever scout asks. */
+bool
+evi_shmem_may_complain(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds((TimestampTz) pg_atomic_read_u64(&shared->complained_at),
+									now, 60000))
+		return false;
+	pg_atomic_write_u64(&shared->complained_at, (uint64) now);
+	return true;
+}
+
 /* have they, since the last call? */
 bool
 evi_shmem_databases_changed(void)
@@ -467,6 +481,7 @@ startup_shmem(void)
 		shared->lock = &(GetNamedLWLockTranche("evinbox"))->lock;
 		pg_atomic_init_u32(&shared->databases_changed, 1);
 		pg_atomic_init_u32(&shared->session_moves, 0);
+		pg_atomic_init_u64(&shared->complained_at, 0);
 		pg_atomic_init_u64(&shared->unclean_end,
 						   start_is_unclean() ? (uint64) GetCurrentTimestamp() : 0);
 		ConditionVariableInit(&shared->worker_left);

@@ -86,6 +86,7 @@ extern void evi_shmem_note_told_to_end(void);
 extern void evi_shmem_retry_starts(void);
 extern void evi_shmem_tell_databases_changed(void);
 extern bool evi_shmem_databases_changed(void);
+extern bool evi_shmem_may_complain(void);
 
 extern void evi_shmem_keep_out(Oid database);
 extern void evi_shmem_let_in(void);
