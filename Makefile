@@ -4,6 +4,7 @@
 #   make installcheck         test against the running server (see below)
 #   make check                test in throw-away clusters; needs root and Debian
 #   make check-matrix         the same with each supported version of PostgreSQL
+#   make check-deep           the same with assertions, without caches, under valgrind
 #   make check-history        kill everything again and again, for long (ROUNDS=100)
 #   make demo                 show it at work on this machine's changelogs
 #   make bench                measure it
@@ -11,7 +12,7 @@
 # "make installcheck" wants a superuser's server with the extension installed.
 # The isolation tests also want evinbox.enabled = off, as in test/conf.
 
-ifneq (,$(filter check check-matrix check-history demo bench,$(MAKECMDGOALS)))
+ifneq (,$(filter check check-matrix check-deep check-history demo bench,$(MAKECMDGOALS)))
 
 # These install what they need, PostgreSQL included, so they cannot start from
 # pg_config; and PGXS has a "check" of its own, which only refuses.
@@ -21,7 +22,10 @@ check check-history demo bench:
 check-matrix:
 	@test/matrix check
 
-.PHONY: check check-matrix check-history demo bench
+check-deep:
+	@test/deep
+
+.PHONY: check check-matrix check-deep check-history demo bench
 
 else
 
