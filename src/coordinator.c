@@ -56,14 +56,23 @@ typedef struct Laggard
 	TimestampTz since;
 } Laggard;
 
+/* what the extension is like here */
+typedef enum Condition
+{
+	CONDITION_GONE,
+	CONDITION_UNFIT,			/* it lacks what this library needs */
+	CONDITION_QUIET,
+	CONDITION_GOOD
+} Condition;
+
 static MemoryContext laggards_context = NULL;
 static List *laggards = NIL;
 
 /* has a lane got a backlog that its runners do not know of? */
 static bool has_absorbed = false;
 
-static bool exists(void);
-static bool fits(void);
+static Condition examine(void);
+static void report(Condition condition);
 static void begin(void);
 static bool absorb_laggards(void);
 static void tell_runners(Oid database);
@@ -71,7 +80,6 @@ static TimestampTz standing_since(const Laggard *laggard);
 static bool absorb(int32 inbox_id, int lane);
 static bool forget_attempts(void);
 static bool stamp(void);
-static bool is_quiet(void);
 static bool look_after_owners(void);
 static bool do_chores(Oid database);
 static bool do_chore(bool (*chore) (void));
@@ -94,9 +102,9 @@ evi_coordinator_main(Datum arg)
 	context = AllocSetContextCreate(TopMemoryContext, "evinbox coordinator",
 									ALLOCSET_DEFAULT_SIZES);
 
-
 	for (;;)
 	{
+		Condition	condition;
 		bool		left;
 		long		timeout;
 		long		turn;
@@ -105,9 +113,10 @@ evi_coordinator_main(Datum arg)
 		MemoryContextSwitchTo(context);
 		pgstat_report_activity(STATE_RUNNING, "looking after segments and runners");
 
-		if (!exists())
+		condition = examine();
+		if (condition == CONDITION_GONE)
 			leave(slot);
-		if (!fits())
+		if (condition == CONDITION_UNFIT)
 		{
 			evi_roster_want_none(database);
 			evi_worker_settle();
@@ -120,7 +129,7 @@ evi_coordinator_main(Datum arg)
 		turn = evi_roster_update(database);
 
 		/* while owners take turns, every commit wakes us, and most for that alone */
-		if (is_quiet())
+		if (condition == CONDITION_QUIET)
 		{
 			left = do_chore(evi_partition_make);
 			left |= do_chore(look_after_owners);
@@ -145,39 +154,42 @@ evi_coordinator_main(Datum arg)
 	}
 }
 
-/* Is the extension there? */
-static bool
-exists(void)
+/* If that keeps work from being done, it says so once. */
+static Condition
+examine(void)
 {
+	static Condition reported = CONDITION_GOOD;
 	MemoryContext context = CurrentMemoryContext;
-	bool		result;
+	Condition	result = CONDITION_GOOD;
 
 	StartTransactionCommand();
-	result = OidIsValid(get_extension_oid(EVI_EXTENSION, true));
+	if (!OidIsValid(get_extension_oid(EVI_EXTENSION, true)))
+		result = CONDITION_GONE;
+	else if (!evi_relation_installed())
+		result = CONDITION_UNFIT;
+	else if (evi_incarnation_is_quiet())
+		result = CONDITION_QUIET;
+	if (result != reported)
+		report(result);
+	reported = result;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
 	return result;
 }
 
-/* Does it have all that this library needs? It says so once if not. */
-static bool
-fits(void)
+static void
+report(Condition condition)
 {
-	static bool has_said_so = false;
-	MemoryContext context = CurrentMemoryContext;
-	bool		result;
-
-	StartTransactionCommand();
-	result = evi_relation_installed();
-	if (!result && !has_said_so)
+	if (condition == CONDITION_UNFIT)
 		ereport(LOG,
 				(errmsg("extension \"%s\" in database \"%s\" does not fit its library",
 						EVI_EXTENSION, get_database_name(MyDatabaseId)),
 				 errhint("Use ALTER EXTENSION %s UPDATE.", EVI_EXTENSION)));
-	has_said_so = !result;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return result;
+	if (condition == CONDITION_QUIET)
+		ereport(LOG,
+				(errmsg("dispatch is quiet in database \"%s\", which was restored or copied from another",
+						get_database_name(MyDatabaseId)),
+				 errhint("Use SELECT evinbox.resume_after_restore('deliver') or ('discard').")));
 }
 
 /* what is to be done once */
@@ -301,27 +313,6 @@ stamp(void)
 {
 	evi_incarnation_stamp();
 	return false;
-}
-
-/* It says so once. */
-static bool
-is_quiet(void)
-{
-	static bool has_said_so = false;
-	MemoryContext context = CurrentMemoryContext;
-	bool		result;
-
-	StartTransactionCommand();
-	result = evi_incarnation_is_quiet();
-	if (result && !has_said_so)
-		ereport(LOG,
-				(errmsg("dispatch is quiet in database \"%s\", which was restored or copied from another",
-						get_database_name(MyDatabaseId)),
-				 errhint("Use SELECT evinbox.resume_after_restore('deliver') or ('discard').")));
-	has_said_so = result;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return result;
 }
 
 /* Roles are shared by all databases, and may have been changed in another. */

@@ -27,6 +27,9 @@
 #include "unit.h"
 
 static bool parse_start(const char *start_at, TimestampTz *since);
+static void restart_lane(int32 inbox_id, int lane, int lanes, EviSnapshot *now, bool deliver,
+						 const int64 *ids, int count);
+static void pass_backlog(EviCursor *cursor);
 static List *absorb_lane(EviInbox *inbox, int lane, const EviSnapshot *upper, uint64 own_xid);
 
 /*
@@ -105,8 +108,7 @@ evi_division_change(int32 inbox_id, char *name, int former, int lanes)
 	PopActiveSnapshot();
 
 	/* what the lanes had under their old numbers is done with that */
-	cursor.backlog_seq = nextval_internal(evi_relation_oid(EVI_BACKLOG_SEQ), false);
-	cursor.backlog_position = PG_INT64_MAX;
+	pass_backlog(&cursor);
 	for (int lane = 0; lane < lanes; lane++)
 	{
 		for (int from = 0; from < former; from++)
@@ -147,37 +149,50 @@ evi_division_restart(int32 inbox_id, int lanes, bool deliver, const int64 *ids, 
 	PushActiveSnapshot(GetLatestSnapshot());
 	now = evi_snapshot_without(evi_snapshot_active(), xid);
 	for (int lane = EVI_REPLAY_LANE; lane < lanes; lane++)
-	{
-		EviInbox	inbox = {.id = inbox_id};
-		EviProgress *progress;
-		EviCursor	cursor;
-		bool		has_cursor;
-
-		CHECK_FOR_INTERRUPTS();
-		(void) evi_cursor_lock(inbox_id, lane, true);
-		progress = evi_progress_create(&inbox, lane, CurrentMemoryContext);
-		has_cursor = evi_progress_read_cursor(progress, GetActiveSnapshot());
-		if (has_cursor && deliver && lane != EVI_REPLAY_LANE)
-			evi_progress_absorb(progress, evi_snapshot_everything(), GetActiveSnapshot());
-		if (has_cursor || lane != EVI_REPLAY_LANE)
-		{
-			cursor = progress->cursor;
-			cursor.lanes = lane == EVI_REPLAY_LANE ? 1 : lanes;
-			cursor.done = now;
-			cursor.taking = NULL;
-			cursor.own_xid = 0;
-			if (!deliver)
-			{
-				cursor.backlog_seq = nextval_internal(evi_relation_oid(EVI_BACKLOG_SEQ), false);
-				cursor.backlog_position = PG_INT64_MAX;
-			}
-			if (lane != EVI_REPLAY_LANE)
-				evi_backlog_add_ids(inbox_id, lane, ids, count);
-			(void) evi_cursor_append(inbox_id, lane, &cursor);
-		}
-		evi_progress_free(progress);
-	}
+		restart_lane(inbox_id, lane, lanes, now, deliver, ids, count);
 	PopActiveSnapshot();
+}
+
+static void
+restart_lane(int32 inbox_id, int lane, int lanes, EviSnapshot *now, bool deliver,
+			 const int64 *ids, int count)
+{
+	EviInbox	inbox = {.id = inbox_id};
+	EviProgress *progress;
+	bool		replays = lane == EVI_REPLAY_LANE;
+	bool		has_cursor;
+
+	CHECK_FOR_INTERRUPTS();
+	(void) evi_cursor_lock(inbox_id, lane, true);
+	progress = evi_progress_create(&inbox, lane, CurrentMemoryContext);
+	has_cursor = evi_progress_read_cursor(progress, GetActiveSnapshot());
+
+	/* a replay is in no outbox, and there need not be one */
+	if (has_cursor && deliver && !replays)
+		evi_progress_absorb(progress, evi_snapshot_everything(), GetActiveSnapshot());
+	if (has_cursor || !replays)
+	{
+		EviCursor	cursor = progress->cursor;
+
+		cursor.lanes = replays ? 1 : lanes;
+		cursor.done = now;
+		cursor.taking = NULL;
+		cursor.own_xid = 0;
+		if (!deliver)
+			pass_backlog(&cursor);
+		if (!replays)
+			evi_backlog_add_ids(inbox_id, lane, ids, count);
+		(void) evi_cursor_append(inbox_id, lane, &cursor);
+	}
+	evi_progress_free(progress);
+}
+
+/* A lane is past all ranges that there are. */
+static void
+pass_backlog(EviCursor *cursor)
+{
+	cursor->backlog_seq = nextval_internal(evi_relation_oid(EVI_BACKLOG_SEQ), false);
+	cursor->backlog_position = PG_INT64_MAX;
 }
 
 /* what a lane has left up to a snapshot, as EviRange */

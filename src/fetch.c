@@ -282,9 +282,9 @@ fetch_indexed(Relation parent, const EviPartition *partition, const int64 *ids, 
 		if (map)
 			tuple = execute_attr_map_tuple(tuple, map);
 		id = DatumGetInt64(heap_getattr(tuple, Anum_event_id, RelationGetDescr(parent), &isnull));
-		while (ids[done] < id)
+		while (ids[done] < id && batch->bytes < BATCH_MAX_BYTES)
 			fetch_astray(parent, partition, ids[done++], snapshot, batch);
-		if (ids[done] == id)
+		if (ids[done] == id && batch->bytes < BATCH_MAX_BYTES)
 		{
 			add_to_batch(batch, id, tuple, RelationGetDescr(parent));
 			done++;
@@ -307,25 +307,10 @@ fetch_astray(Relation parent, const EviPartition *partition, int64 id, Snapshot 
 {
 	int			npartitions;
 	EviPartition *partitions = evi_relation_partitions(&npartitions);
-	ScanKeyData keys[2];
-	EviScan		scan;
-	HeapTuple	tuple;
+	EviPartition *last = &partitions[npartitions - 1];
 
-	if (!partition->is_default && partitions[npartitions - 1].is_default)
-	{
-		begin_range(&scan, &partitions[npartitions - 1], id, id, snapshot, keys);
-		tuple = evi_scan_next(&scan, ForwardScanDirection);
-		if (tuple)
-		{
-			TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(scan.table),
-															 RelationGetDescr(parent));
-
-			if (map)
-				tuple = execute_attr_map_tuple(tuple, map);
-			add_to_batch(batch, id, tuple, RelationGetDescr(parent));
-		}
-		evi_scan_end(&scan);
-	}
+	if (!partition->is_default && last->is_default)
+		(void) fetch_indexed(parent, last, &id, 1, snapshot, batch);
 	pfree(partitions);
 }
 

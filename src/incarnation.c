@@ -8,7 +8,7 @@
  * and its own OID, in a row that goes along with every copy. Where that row is
  * of somewhere else, or one that came with a dump stands beside our own, the
  * database is quiet: it records events, and dispatches none, until somebody
- * says what is to become of them (see restore.c).
+ * says what is to become of them (see resume.c).
  *
  * After pg_upgrade the system identifier is another one, and so is the layout
  * of the catalogs, while the database's OID is the same: that is no copy.

@@ -240,20 +240,14 @@ put_off(const EviWorker *failed, TimestampTz until)
 static bool
 may_start(const EviWorker *worker)
 {
+	const EviWorker *first;
+
 	if (worker->state != EVI_WORKER_WAITING || evi_shmem_kept_out(worker->database))
 		return false;
 	if (worker->kind != EVI_RUNNER || worker->number == 0)
 		return true;
-	for (int i = 1; i < evi_shmem_slots(); i++)
-	{
-		const EviWorker *first = evi_shmem_slot(i);
-
-		if (first->kind == EVI_RUNNER && first->database == worker->database &&
-			first->owner == worker->owner && first->number == 0 &&
-			first->state == EVI_WORKER_RUNNING && first->is_ready)
-			return true;
-	}
-	return false;
+	first = evi_shmem_find(EVI_RUNNER, worker->database, worker->owner, 0);
+	return first && first->state == EVI_WORKER_RUNNING && first->is_ready;
 }
 
 /* Only the launcher starts workers, so a slot that is due stays due. */

@@ -217,14 +217,11 @@ static List *
 read_owners(void)
 {
 	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
-	SnapshotData self;
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	List	   *result = NIL;
 
-	InitDirtySnapshot(self);
-	self.snapshot_type = SNAPSHOT_SELF;
-	scan = table_beginscan(rel, &self, 0, NULL);
+	scan = table_beginscan(rel, SnapshotSelf, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		bool		isnull;

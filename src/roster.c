@@ -71,7 +71,7 @@ static int	compare_waiting(const ListCell *a, const ListCell *b);
 static Turn *turn_of(Oid role);
 static bool give_place(Oid database, Oid role);
 static bool ask_to_leave(Oid database, TimestampTz *next);
-static EviWorker *runner_of(Oid database, Oid role);
+static bool has_runner(Oid database, Oid role);
 
 /*
  * Wants the runners that there should be. Returns when to look again, in
@@ -295,7 +295,7 @@ find_waiting(Oid database, List *owners, Snapshot snapshot, int *served, int *le
 	{
 		EviOwner   *owner = lfirst(lc);
 
-		if (!runner_of(database, owner->role))
+		if (!has_runner(database, owner->role))
 			roles = lappend_oid(roles, owner->role);
 	}
 	evi_shmem_unlock();
@@ -477,17 +477,10 @@ ask_to_leave(Oid database, TimestampTz *next)
 }
 
 /* The caller holds the lock. */
-static EviWorker *
-runner_of(Oid database, Oid role)
+static bool
+has_runner(Oid database, Oid role)
 {
-	for (int i = 1; i < evi_shmem_slots(); i++)
-	{
-		EviWorker  *worker = evi_shmem_slot(i);
+	EviWorker  *first = evi_shmem_find(EVI_RUNNER, database, role, 0);
 
-		if (worker->state != EVI_WORKER_FREE && worker->kind == EVI_RUNNER &&
-			worker->database == database && worker->owner == role && worker->number == 0 &&
-			worker->wanted)
-			return worker;
-	}
-	return NULL;
+	return first && first->wanted;
 }

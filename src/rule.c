@@ -61,7 +61,8 @@ static void check_lists(const RuleRow *row);
 static void check_limits(const RuleRow *row);
 static void check_interval(const RuleRow *row, int attno, const char *name);
 static Oid	get_owner(const RuleRow *row);
-static Oid	find_owner(const RuleRow *row);
+static char *get_owner_name(const RuleRow *row);
+static Oid	find_owner(const RuleRow *row, bool missing_ok);
 static bool names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old);
 static void check_owner(const RuleRow *row, Oid owner);
 static void check_rights(const RuleRow *row, const char *verb);
@@ -122,7 +123,8 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	replacement[2] = (is_update ? &old : &new)->values[Anum_inbox_id - 1];
 	if (is_update)
 		check_rights(&old, "change");
-	owner = is_update && !names_owner(trigger, &new, &old) ? get_owner(&old) : find_owner(&new);
+	owner = is_update && !names_owner(trigger, &new, &old) ? get_owner(&old) :
+		find_owner(&new, false);
 	replacement[3] = ObjectIdGetDatum(owner);
 	if (!is_update || owner != get_owner(&old))
 		evi_owner_hold(owner);
@@ -207,15 +209,17 @@ restore_rule(TriggerData *trigger)
 	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
 	RuleRow		row;
 	int			replaced = Anum_inbox_owner_id;
-	Datum		owner;
+	Oid			owner;
+	Datum		replacement;
 	bool		isnull = false;
 
 	read_row(&row, tuple, desc);
-	owner = ObjectIdGetDatum(get_role_oid(NameStr(*DatumGetName(row.values[Anum_inbox_owner - 1])),
-										  true));
-	if (OidIsValid(DatumGetObjectId(owner)))
-		evi_owner_hold(DatumGetObjectId(owner));
-	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &replaced, &owner, &isnull));
+	owner = find_owner(&row, true);
+	if (OidIsValid(owner))
+		evi_owner_hold(owner);
+	replacement = ObjectIdGetDatum(owner);
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &replaced, &replacement,
+													 &isnull));
 }
 
 static void
@@ -340,11 +344,17 @@ get_owner(const RuleRow *row)
 	return DatumGetObjectId(row->values[Anum_inbox_owner_id - 1]);
 }
 
+static char *
+get_owner_name(const RuleRow *row)
+{
+	return NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
+}
+
 /* the role that the rule names as its owner */
 static Oid
-find_owner(const RuleRow *row)
+find_owner(const RuleRow *row, bool missing_ok)
 {
-	return get_role_oid(NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1])), false);
+	return get_role_oid(get_owner_name(row), missing_ok);
 }
 
 /*
@@ -358,21 +368,20 @@ names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old)
 					   trigger->tg_updatedcols))
 		return false;
 	return !evi_owner_exists(get_owner(old)) ||
-		strcmp(NameStr(*DatumGetName(new->values[Anum_inbox_owner - 1])),
-			   NameStr(*DatumGetName(old->values[Anum_inbox_owner - 1]))) != 0;
+		strcmp(get_owner_name(new), get_owner_name(old)) != 0;
 }
 
 /* The owner must be one of the writer's roles, and fit a worker. */
 static void
 check_owner(const RuleRow *row, Oid owner)
 {
-	char	   *name = NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
 	char	   *fault;
 
 	if (!evi_owner_allows(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be member of role \"%s\" to write a rule for it", name)));
+				 errmsg("must be member of role \"%s\" to write a rule for it",
+						get_owner_name(row))));
 
 	fault = evi_owner_fault(owner);
 	if (fault && strcmp(get_text(row, Anum_inbox_dispatch), "live") == 0)
@@ -389,7 +398,7 @@ check_rights(const RuleRow *row, const char *verb)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be member of role \"%s\" to %s its rule",
-						NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1])), verb)));
+						get_owner_name(row), verb)));
 }
 
 /* Looks up what the rule names; returns the full name of its handler, if it has one. */
@@ -450,11 +459,7 @@ check_condition_context(void *arg)
 static void
 check_number_of_rules(void)
 {
-	SnapshotData self;
-
-	InitDirtySnapshot(self);
-	self.snapshot_type = SNAPSHOT_SELF;
-	if (evi_inbox_count(&self) >= MAX_RULES)
+	if (evi_inbox_count(SnapshotSelf) >= MAX_RULES)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot have more than %d inboxes", MAX_RULES),

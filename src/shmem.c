@@ -125,6 +125,22 @@ evi_shmem_my_slot(void)
 	return &shared->worker[my_slot];
 }
 
+/* A worker's slot; NULL if it has none. The caller holds the lock. */
+EviWorker *
+evi_shmem_find(EviWorkerKind kind, Oid database, Oid owner, int number)
+{
+	Assert(LWLockHeldByMe(shared->lock));
+	for (int i = FIRST_WORKER_SLOT; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+
+		if (worker->state != EVI_WORKER_FREE && worker->kind == kind &&
+			worker->database == database && worker->owner == owner && worker->number == number)
+			return worker;
+	}
+	return NULL;
+}
+
 /*
  * Marks a worker as wanted, in a slot of its own; false if none is free. For
  * the only scout, any database will do.
@@ -132,28 +148,22 @@ evi_shmem_my_slot(void)
 bool
 evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner, int number)
 {
+	EviWorker  *former;
 	EviWorker  *vacant = NULL;
 	int			first = kind == EVI_SCOUT ? SCOUT_SLOT : FIRST_WORKER_SLOT;
 	int			end = kind == EVI_SCOUT ? FIRST_WORKER_SLOT : evi_shmem_slots();
 
 	Assert(LWLockHeldByMeInMode(shared->lock, LW_EXCLUSIVE));
-	for (int i = first; i < end; i++)
+	former = kind == EVI_SCOUT ? &shared->worker[SCOUT_SLOT] :
+		evi_shmem_find(kind, database, owner, number);
+	if (former && former->state != EVI_WORKER_FREE)
 	{
-		EviWorker  *worker = &shared->worker[i];
-
-		if (worker->state == EVI_WORKER_FREE)
-		{
-			if (!vacant)
-				vacant = worker;
-		}
-		else if (kind == EVI_SCOUT ||
-				 (worker->kind == kind && worker->database == database &&
-				  worker->owner == owner && worker->number == number))
-		{
-			worker->wanted = true;
-			return true;
-		}
+		former->wanted = true;
+		return true;
 	}
+	for (int i = first; i < end && !vacant; i++)
+		if (shared->worker[i].state == EVI_WORKER_FREE)
+			vacant = &shared->worker[i];
 	if (!vacant)
 		return false;
 

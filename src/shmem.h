@@ -65,6 +65,7 @@ extern void evi_shmem_unlock(void);
 extern int	evi_shmem_slots(void);
 extern EviWorker *evi_shmem_slot(int slot);
 extern EviWorker *evi_shmem_my_slot(void);
+extern EviWorker *evi_shmem_find(EviWorkerKind kind, Oid database, Oid owner, int number);
 extern bool evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner, int number);
 extern void evi_shmem_attach(int slot);
 extern void evi_shmem_note_ready(void);

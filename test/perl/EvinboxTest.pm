@@ -18,18 +18,20 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
-  evinbox_node install_evinbox add_inbox record record_many
+  evinbox_node install_evinbox install_gate install_elsewhere add_inbox record record_many
   wait_for wait_for_workers wait_for_handled is_sql
   is_exactly_once is_healthy pids_of set_conf start_pgbench finish poll_start
 );
 
 # A server that is as in real life in what matters here.
+#
+# usage: evinbox_node($name, $configuration, parameters of its init())
 sub evinbox_node
 {
-	my ($name, $conf) = @_;
+	my ($name, $conf, %init) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init;
+	$node->init(%init);
 	$node->append_conf('postgresql.conf', <<EOC);
 shared_preload_libraries = 'evinbox'
 wal_level = replica
@@ -60,6 +62,46 @@ LANGUAGE sql AS $$
 	INSERT INTO public.handled (inbox, event_id, subject, action)
 	VALUES (config->>'inbox', e.id, e.subject_id, e.action)
 $$;
+EOS
+}
+
+# A handler that stops at an event "gate" while somebody keeps the gate shut, after
+# its effects and those of the events before it in the batch.
+sub install_gate
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql($db, <<'EOS');
+CREATE FUNCTION public.handle_gate(e evinbox.event, config jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM public.handle(e, config);
+	IF e.action = 'gate' THEN
+		PERFORM pg_advisory_xact_lock_shared(42);
+	END IF;
+END $$;
+EOS
+}
+
+# A handler that fails on this server and works on others, and a second role that
+# may have rules.
+sub install_elsewhere
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql($db, <<"EOS");
+CREATE FUNCTION public.handle_elsewhere(e evinbox.event, config jsonb) RETURNS void
+LANGUAGE plpgsql AS \$\$
+BEGIN
+	PERFORM public.handle(e, config);
+	IF current_setting('cluster_name') = '@{[ $node->name ]}' THEN
+		RAISE EXCEPTION 'not on this server';
+	END IF;
+END \$\$;
+CREATE ROLE clerk LOGIN;
+GRANT USAGE ON SCHEMA evinbox TO clerk;
+GRANT INSERT ON public.handled TO clerk;
+GRANT USAGE ON SEQUENCE public.handled_n_seq TO clerk;
 EOS
 }
 

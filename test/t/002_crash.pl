@@ -20,18 +20,7 @@ EOS
 my $db = 'postgres';
 
 install_evinbox($node, $db);
-$node->safe_psql($db, <<'EOS');
--- Stops at an event "gate" while somebody keeps the gate shut, after its
--- effects and those of the events before it in the batch.
-CREATE FUNCTION public.handle_gate(e evinbox.event, config jsonb) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM public.handle(e, config);
-	IF e.action = 'gate' THEN
-		PERFORM pg_advisory_xact_lock_shared(42);
-	END IF;
-END $$;
-EOS
+install_gate($node, $db);
 add_inbox($node, $db, 'all', handler => 'public.handle_gate');
 add_inbox($node, $db, 'odd', condition => 'e.id % 2 = 1');
 

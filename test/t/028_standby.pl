@@ -10,49 +10,21 @@ use Time::HiRes qw(time);
 use EvinboxTest;
 
 my $db = 'app';
-my $primary = PostgreSQL::Test::Cluster->new('primary');
+my $primary = evinbox_node('primary', 'wal_keep_size = 128MB', allows_streaming => 1);
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 my $cascade = PostgreSQL::Test::Cluster->new('cascade');
 
-$primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', <<'EOC');
-shared_preload_libraries = 'evinbox'
-max_connections = 100
-max_prepared_transactions = 10
-max_worker_processes = 40
-wal_keep_size = 128MB
-log_statement = none
-log_min_messages = log
-EOC
-$primary->start;
 $primary->safe_psql('postgres', "CREATE DATABASE $db");
 install_evinbox($primary, $db);
 
-# The cluster's name tells who has handled an event, and lets a handler work on
-# one server and fail on the other.
+# The cluster's name tells who has handled an event.
 $primary->safe_psql($db, <<'EOS');
 ALTER TABLE public.handled
 	ADD node text DEFAULT current_setting('cluster_name'),
 	ADD at timestamptz DEFAULT clock_timestamp();
-CREATE FUNCTION public.handle_gate(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM public.handle(e, config);
-	IF e.action = 'gate' THEN
-		PERFORM pg_advisory_xact_lock_shared(42);
-	END IF;
-END $$;
-CREATE FUNCTION public.handle_elsewhere(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM public.handle(e, config);
-	IF current_setting('cluster_name') = 'primary' THEN
-		RAISE EXCEPTION 'not on this server';
-	END IF;
-END $$;
-CREATE ROLE clerk LOGIN;
-GRANT USAGE ON SCHEMA evinbox TO clerk;
-GRANT INSERT ON public.handled TO clerk;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO clerk;
 EOS
+install_gate($primary, $db);
+install_elsewhere($primary, $db);
 add_inbox($primary, $db, 'all', handler => 'public.handle_gate', replayable => 'true');
 add_inbox($primary, $db, 'odd', owner => 'clerk', condition => 'e.id % 2 = 1');
 add_inbox($primary, $db, 'paused');

@@ -10,15 +10,9 @@ use Time::HiRes qw(time);
 use EvinboxTest;
 
 my $db = 'app';
-my $node = PostgreSQL::Test::Cluster->new('main');
 
 # Nothing but the WAL writer, and whoever waits for it, writes WAL.
-$node->init(allows_streaming => 1, has_archiving => 1);
-$node->append_conf('postgresql.conf', <<'EOC');
-shared_preload_libraries = 'evinbox'
-max_connections = 100
-max_prepared_transactions = 10
-max_worker_processes = 40
+my $node = evinbox_node('main', <<'EOC', allows_streaming => 1, has_archiving => 1);
 shared_buffers = 64MB
 wal_buffers = 16MB
 synchronous_commit = off
@@ -26,33 +20,14 @@ bgwriter_lru_maxpages = 0
 checkpoint_timeout = 1d
 max_wal_size = 10GB
 autovacuum = off
-log_statement = none
-log_min_messages = log
 EOC
-$node->start;
 $node->safe_psql('postgres', "CREATE DATABASE $db");
 install_evinbox($node, $db);
 $node->safe_psql($db, <<'EOS');
 ALTER TABLE public.handled ADD at timestamptz DEFAULT clock_timestamp();
-CREATE FUNCTION public.handle_gate(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM public.handle(e, config);
-	IF e.action = 'gate' THEN
-		PERFORM pg_advisory_xact_lock_shared(42);
-	END IF;
-END $$;
-CREATE FUNCTION public.handle_elsewhere(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM public.handle(e, config);
-	IF current_setting('cluster_name') = 'main' THEN
-		RAISE EXCEPTION 'not on this server';
-	END IF;
-END $$;
-CREATE ROLE clerk LOGIN;
-GRANT USAGE ON SCHEMA evinbox TO clerk;
-GRANT INSERT ON public.handled TO clerk;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO clerk;
 EOS
+install_gate($node, $db);
+install_elsewhere($node, $db);
 add_inbox($node, $db, 'all', handler => 'public.handle_gate');
 add_inbox($node, $db, 'odd', owner => 'clerk', condition => 'e.id % 2 = 1');
 add_inbox($node, $db, 'daily', dispatch => 'scheduled');
