@@ -55,8 +55,10 @@ evinbox_resume(PG_FUNCTION_ARGS)
 	EviInbox   *inbox = find_inbox(PG_GETARG_TEXT_PP(0));
 
 	PreventCommandIfReadOnly("resume()");
-	evi_halt_clear(inbox->id);
+
+	/* lanes first, as whoever handles events or halts the inbox does */
 	forget_streaks(inbox);
+	evi_halt_clear(inbox->id);
 	write_rule(inbox, true);
 	PG_RETURN_VOID();
 }
