@@ -6,6 +6,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 use EvinboxTest;
 
 my $conf = <<'EOS';
@@ -68,8 +69,32 @@ add_inbox($source, $db, 'follower', handler => 'public.follow', actions => '{ori
 	subject_types => '{"Odd \"type\"", Thing}', condition => "e.scope = E'a\\tb\\\\'");
 my @all = qw(live clerk gone daily own paused sharded halted again history);
 
-# more than the partitions that there are can take
+# It looks when something happens, or after a pause; a change of a rule makes it
+# look now.
+sub wait_for_coordinator
+{
+	my ($sql, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		$source->safe_psql($db, "UPDATE evinbox.inbox SET priority = priority WHERE name = 'live'");
+		return pass($name) if $source->safe_psql($db, $sql) eq 't';
+		usleep(100_000);
+	}
+	return fail($name);
+}
+
+# Beyond the first partition: nobody makes another one while one looks at the default one.
+my $reader = $source->background_psql($db);
+$reader->query_safe('BEGIN; LOCK TABLE evinbox_internal.event_default IN ACCESS SHARE MODE');
 record_many($source, $db, 1500);
+$reader->query_safe('COMMIT');
+$reader->quit;
+record($source, $db, 'gate', 'gate');
+wait_for_coordinator("SELECT count(*) = 3 FROM pg_inherits WHERE inhparent = 'evinbox.event'::regclass",
+	'the default partition is used, and there is another one');
+record_many($source, $db, 100) foreach 1 .. 15;
 record($source, $db, 'gate', 'gate');
 record_many($source, $db, 1500);
 wait_for_handled($source, $db, $_, 3001, "$_: events are handled")
@@ -101,13 +126,9 @@ SELECT evinbox.record_event('Thing', 'bench ' || :client_id, 'happened');
 COMMIT;
 EOS
 ok(finish($bench), 'writers');
-foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-{
-	$source->safe_psql($db, "UPDATE evinbox.inbox SET priority = priority WHERE name = 'live'");
-	last if $source->safe_psql($db,
-		"SELECT bool_and(backlog > 100) FROM evinbox.inbox_status WHERE name IN ('paused', 'sharded', 'halted')") eq 't';
-	select undef, undef, undef, 0.1;
-}
+wait_for_coordinator(
+	"SELECT bool_and(backlog > 100) FROM evinbox.inbox_status WHERE name IN ('paused', 'sharded', 'halted')",
+	'backlogs are made');
 is_sql($source, $db,
 	"SELECT count(*) FROM evinbox.inbox_status WHERE backlog > 100 AND name IN ('paused', 'sharded', 'halted')", '3',
 	'what some have to do is in their backlog');
