@@ -609,8 +609,9 @@ COMMENT ON FUNCTION evinbox.dispatch_replicated(boolean)
 -- Dumps
 ------------------------------------------------------------------------------
 
--- All that cannot be found out again; halts and attempts can. Each partition
--- of evinbox.event is added when it is made.
+-- All that cannot be found out again; halts and attempts can, and so can the
+-- two sequences of our own, which resume_after_restore() sets. Each partition of
+-- evinbox.event is added when it is made.
 SELECT pg_catalog.pg_extension_config_dump('evinbox.action', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.delivery', '');
@@ -623,9 +624,7 @@ SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.outbox_2', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.outbox_3', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_0', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_1', '');
-SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.backlog', '');
-SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.backlog_seq_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.incarnation', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.waiting', '');
 

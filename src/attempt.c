@@ -54,8 +54,16 @@ evi_attempt_choose(EviAttempt *attempt)
 	attempt->to = window->batch_to;
 	attempt->batch = batch;
 	attempt->nchosen = 0;
-	attempt->chosen = MemoryContextAlloc(window->batch_context,
-										 sizeof(int) * Max(batch->count, 1));
+
+	/* not beside the batch: that stays as long as an attempt comes to nothing */
+	if (batch->count > attempt->room)
+	{
+		if (attempt->chosen)
+			pfree(attempt->chosen);
+		attempt->chosen = MemoryContextAlloc(GetMemoryChunkContext(attempt),
+											 sizeof(int) * batch->count);
+		attempt->room = batch->count;
+	}
 	for (int i = 0; i < batch->count; i++)
 		if (evi_attempt_is_for_inbox(attempt, i) && is_for_lane(progress, batch, i))
 			attempt->chosen[attempt->nchosen++] = i;

@@ -39,6 +39,7 @@ typedef struct EviAttempt
 	EviBatch   *batch;
 	int		   *chosen;			/* indexes into the batch */
 	int			nchosen;
+	int			room;			/* so many there may be */
 	int			at;				/* which of the chosen is being handled, or -1 */
 } EviAttempt;
 

@@ -136,14 +136,14 @@ Datum
 evinbox_unschedule(PG_FUNCTION_ARGS)
 {
 	static EviQuery find_job = {
-		.sql = "SELECT FROM cron.job j WHERE j.jobname::text OPERATOR(pg_catalog.=) $1"
-		" AND j.username::name OPERATOR(pg_catalog.=) CURRENT_USER",
+		.sql = "SELECT FROM cron.job j WHERE j.jobname::pg_catalog.text OPERATOR(pg_catalog.=) $1"
+		" AND j.username::pg_catalog.name OPERATOR(pg_catalog.=) CURRENT_USER",
 		.expected = SPI_OK_SELECT,
 		.nargs = 1,
 		.argtypes = {TEXTOID},
 	};
 	static EviQuery unschedule_job = {
-		.sql = "SELECT cron.unschedule($1::name)",
+		.sql = "SELECT cron.unschedule($1::pg_catalog.name)",
 		.expected = SPI_OK_SELECT,
 		.nargs = 1,
 		.argtypes = {TEXTOID},

@@ -319,9 +319,10 @@ stamp(void)
 static bool
 look_after_owners(void)
 {
-	evi_owner_mend_names();
+	bool		left = evi_owner_mend_names();
+
 	evi_owner_sync();
-	return false;
+	return left;
 }
 
 /* Returns whether something has to be done again later. */

@@ -24,6 +24,13 @@
 #include "relation.h"
 #include "shmem.h"
 
+/*
+ * Deliveries go by the inbox's name. The one that we know may be another
+ * rule's by now, even another role's; the id is not.
+ */
+#define INBOX_NAME \
+	"(SELECT i.name FROM evinbox.inbox i WHERE i.id OPERATOR(pg_catalog.=) $1)"
+
 static char *describe_context(const ErrorData *error);
 static uint64 run_query(EviQuery *query, Datum *args, const char *nulls, EviSection *section);
 static void end_query(EviSection *section);
@@ -36,19 +43,20 @@ evi_delivery_fail(const EviInbox *inbox, int64 event_id, const EviOutcome *outco
 	static EviQuery upsert = {
 		.sql = "INSERT INTO evinbox.delivery AS d (inbox, event_id, state, attempts, next_at,"
 		" last_error, last_sqlstate, error_context, created_at, updated_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)"
+		" SELECT i.name, $2, $3, $4, $5, $6, $7, $8, $9, $9 FROM evinbox.inbox i"
+		" WHERE i.id OPERATOR(pg_catalog.=) $1"
 		" ON CONFLICT (inbox, event_id) DO UPDATE SET"
 		" state = excluded.state, attempts = excluded.attempts, next_at = excluded.next_at,"
 		" last_error = excluded.last_error, last_sqlstate = excluded.last_sqlstate,"
 		" error_context = excluded.error_context, updated_at = excluded.updated_at",
 		.expected = SPI_OK_INSERT,
 		.nargs = 9,
-		.argtypes = {TEXTOID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
+		.argtypes = {INT4OID, INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
 	};
 	const char *message = error->message ? error->message : "unknown error";
 	char	   *context = describe_context(error);
 	Datum		args[9] = {
-		CStringGetTextDatum(inbox->name),
+		Int32GetDatum(inbox->id),
 		Int64GetDatum(event_id),
 		CStringGetTextDatum(outcome->state),
 		Int32GetDatum(outcome->attempts),
@@ -70,13 +78,13 @@ bool
 evi_delivery_done(const EviInbox *inbox, int64 event_id)
 {
 	static EviQuery delete = {
-		.sql = "DELETE FROM evinbox.delivery d WHERE d.inbox OPERATOR(pg_catalog.=) $1"
+		.sql = "DELETE FROM evinbox.delivery d WHERE d.inbox OPERATOR(pg_catalog.=) " INBOX_NAME
 		" AND d.event_id OPERATOR(pg_catalog.=) $2",
 		.expected = SPI_OK_DELETE,
 		.nargs = 2,
-		.argtypes = {TEXTOID, INT8OID},
+		.argtypes = {INT4OID, INT8OID},
 	};
-	Datum		args[] = {CStringGetTextDatum(inbox->name), Int64GetDatum(event_id)};
+	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
 
 	return evi_query_run_alone(&delete, args, NULL) > 0;
 }
@@ -86,13 +94,13 @@ int
 evi_delivery_attempts(const EviInbox *inbox, int64 event_id)
 {
 	static EviQuery select = {
-		.sql = "SELECT d.attempts FROM evinbox.delivery d WHERE d.inbox OPERATOR(pg_catalog.=) $1"
+		.sql = "SELECT d.attempts FROM evinbox.delivery d WHERE d.inbox OPERATOR(pg_catalog.=) " INBOX_NAME
 		" AND d.event_id OPERATOR(pg_catalog.=) $2 AND d.state OPERATOR(pg_catalog.=) 'retry'",
 		.expected = SPI_OK_SELECT,
 		.nargs = 2,
-		.argtypes = {TEXTOID, INT8OID},
+		.argtypes = {INT4OID, INT8OID},
 	};
-	Datum		args[] = {CStringGetTextDatum(inbox->name), Int64GetDatum(event_id)};
+	Datum		args[] = {Int32GetDatum(inbox->id), Int64GetDatum(event_id)};
 	EviSection	section;
 	int			result = -1;
 	bool		isnull;
@@ -109,13 +117,13 @@ evi_delivery_due(const EviInbox *inbox, int most, MemoryContext context, EviDue 
 {
 	static EviQuery select = {
 		.sql = "SELECT d.event_id, d.attempts, d.updated_at FROM evinbox.delivery d"
-		" WHERE d.inbox OPERATOR(pg_catalog.=) $1 AND d.state OPERATOR(pg_catalog.=) 'retry'"
+		" WHERE d.inbox OPERATOR(pg_catalog.=) " INBOX_NAME " AND d.state OPERATOR(pg_catalog.=) 'retry'"
 		" AND d.next_at OPERATOR(pg_catalog.<=) $2 ORDER BY d.next_at LIMIT $3",
 		.expected = SPI_OK_SELECT,
 		.nargs = 3,
-		.argtypes = {TEXTOID, TIMESTAMPTZOID, INT8OID},
+		.argtypes = {INT4OID, TIMESTAMPTZOID, INT8OID},
 	};
-	Datum		args[] = {CStringGetTextDatum(inbox->name),
+	Datum		args[] = {Int32GetDatum(inbox->id),
 	TimestampTzGetDatum(GetCurrentTimestamp()), Int64GetDatum(most)};
 	EviSection	section;
 	int			count = (int) run_query(&select, args, NULL, &section);
@@ -138,13 +146,13 @@ evi_delivery_next(const EviInbox *inbox)
 {
 	static EviQuery select = {
 		.sql = "SELECT d.next_at FROM evinbox.delivery d"
-		" WHERE d.inbox OPERATOR(pg_catalog.=) $1 AND d.state OPERATOR(pg_catalog.=) 'retry'"
+		" WHERE d.inbox OPERATOR(pg_catalog.=) " INBOX_NAME " AND d.state OPERATOR(pg_catalog.=) 'retry'"
 		" ORDER BY d.next_at LIMIT 1",
 		.expected = SPI_OK_SELECT,
 		.nargs = 1,
-		.argtypes = {TEXTOID},
+		.argtypes = {INT4OID},
 	};
-	Datum		args[] = {CStringGetTextDatum(inbox->name)};
+	Datum		args[] = {Int32GetDatum(inbox->id)};
 	EviSection	section;
 	TimestampTz result = DT_NOEND;
 	bool		isnull;

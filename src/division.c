@@ -27,7 +27,7 @@
 #include "unit.h"
 
 static bool parse_start(const char *start_at, TimestampTz *since);
-static void restart_lane(int32 inbox_id, int lane, int lanes, EviSnapshot *now, bool deliver,
+static void restart_lane(EviInbox *inbox, int lane, EviSnapshot *now, bool deliver,
 						 const int64 *ids, int count);
 static void pass_backlog(EviCursor *cursor);
 static List *absorb_lane(EviInbox *inbox, int lane, const EviSnapshot *upper, uint64 own_xid);
@@ -141,31 +141,35 @@ evi_division_change(int32 inbox_id, char *name, int former, int lanes)
  * events. The xids of the outbox and of the cursors are those of the original.
  */
 void
-evi_division_restart(int32 inbox_id, int lanes, bool deliver, const int64 *ids, int count)
+evi_division_restart(EviInbox *inbox, bool deliver, const int64 *ids, int count)
 {
 	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
 	EviSnapshot *now;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	now = evi_snapshot_without(evi_snapshot_active(), xid);
-	for (int lane = EVI_REPLAY_LANE; lane < lanes; lane++)
-		restart_lane(inbox_id, lane, lanes, now, deliver, ids, count);
+	for (int lane = EVI_REPLAY_LANE; lane < inbox->shards; lane++)
+		restart_lane(inbox, lane, now, deliver, ids, count);
 	PopActiveSnapshot();
 }
 
 static void
-restart_lane(int32 inbox_id, int lane, int lanes, EviSnapshot *now, bool deliver,
+restart_lane(EviInbox *inbox, int lane, EviSnapshot *now, bool deliver,
 			 const int64 *ids, int count)
 {
-	EviInbox	inbox = {.id = inbox_id};
 	EviProgress *progress;
 	bool		replays = lane == EVI_REPLAY_LANE;
 	bool		has_cursor;
 
 	CHECK_FOR_INTERRUPTS();
-	(void) evi_cursor_lock(inbox_id, lane, true);
-	progress = evi_progress_create(&inbox, lane, CurrentMemoryContext);
+	(void) evi_cursor_lock(inbox->id, lane, true);
+	progress = evi_progress_create(inbox, lane, CurrentMemoryContext);
 	has_cursor = evi_progress_read_cursor(progress, GetActiveSnapshot());
+	if (!has_cursor && deliver && !replays)
+		ereport(WARNING,
+				(errmsg("inbox \"%s\" came without a cursor, so what it had not handled is not known",
+						inbox->name),
+				 errhint("Use replay() to offer past events to it.")));
 
 	/* a replay is in no outbox, and there need not be one */
 	if (has_cursor && deliver && !replays)
@@ -174,15 +178,15 @@ restart_lane(int32 inbox_id, int lane, int lanes, EviSnapshot *now, bool deliver
 	{
 		EviCursor	cursor = progress->cursor;
 
-		cursor.lanes = replays ? 1 : lanes;
+		cursor.lanes = replays ? 1 : inbox->shards;
 		cursor.done = now;
 		cursor.taking = NULL;
 		cursor.own_xid = 0;
 		if (!deliver)
 			pass_backlog(&cursor);
 		if (!replays)
-			evi_backlog_add_ids(inbox_id, lane, ids, count);
-		(void) evi_cursor_append(inbox_id, lane, &cursor);
+			evi_backlog_add_ids(inbox->id, lane, ids, count);
+		(void) evi_cursor_append(inbox->id, lane, &cursor);
 	}
 	evi_progress_free(progress);
 }

@@ -42,7 +42,10 @@
 /* a statement is planned anew for a batch so many times as large */
 #define PLAN_FACTOR 10
 
+static List *load(Snapshot snapshot, Oid owner);
 static void prepare_handler(EviInbox *inbox, EviHandler *handler);
+static bool may_be_handler(Oid function);
+static Oid	owner_of(Oid function);
 static void check_function_owner(const EviInbox *inbox, Oid function);
 static SPIPlanPtr keep(const EviInbox *inbox, SPIPlanPtr plan);
 static List *count_lanes(List *owners, const EviInbox *inbox);
@@ -56,12 +59,8 @@ static bool contains(text **texts, int ntexts, text *value);
 List *
 evi_inbox_load(Oid owner, Snapshot snapshot)
 {
-	List	   *result = NIL;
-	ListCell   *lc;
+	List	   *result = load(snapshot, owner);
 
-	foreach(lc, evi_inbox_all(snapshot))
-		if (((EviInbox *) lfirst(lc))->owner == owner)
-			result = lappend(result, lfirst(lc));
 	list_sort(result, compare_turns);
 	return result;
 }
@@ -70,13 +69,27 @@ evi_inbox_load(Oid owner, Snapshot snapshot)
 List *
 evi_inbox_all(Snapshot snapshot)
 {
+	return load(snapshot, InvalidOid);
+}
+
+/* What others have written may be large, and is not read if it is not asked for. */
+static List *
+load(Snapshot snapshot, Oid owner)
+{
 	EviScan		scan;
 	HeapTuple	tuple;
 	List	   *result = NIL;
 
 	evi_scan_begin(&scan, EVI_INBOX, snapshot, 0, NULL);
 	while ((tuple = evi_scan_next(&scan, ForwardScanDirection)) != NULL)
-		result = lappend(result, form_inbox(tuple, RelationGetDescr(scan.table)));
+	{
+		TupleDesc	desc = RelationGetDescr(scan.table);
+		bool		isnull;
+
+		if (!OidIsValid(owner) ||
+			DatumGetObjectId(heap_getattr(tuple, Anum_inbox_owner_id, desc, &isnull)) == owner)
+			result = lappend(result, form_inbox(tuple, desc));
+	}
 	evi_scan_end(&scan);
 	return result;
 }
@@ -223,15 +236,22 @@ prepare_handler(EviInbox *inbox, EviHandler *handler)
 {
 	Oid			args[2] = {get_rel_type_id(evi_relation_oid(EVI_EVENT)), JSONBOID};
 	List	   *names = stringToQualifiedNameList(inbox->handler, NULL);
-	Oid			function;
+	Oid			function = InvalidOid;
 
-	/* the one that takes the configuration, if there are both */
-	handler->nargs = 2;
-	function = LookupFuncName(names, 2, args, true);
-	if (!OidIsValid(function))
+	/*
+	 * The one that takes the configuration, if there are both. One that a
+	 * stranger has put beside the owner's does not count.
+	 */
+	for (int nargs = 2; nargs > 0; nargs--)
 	{
-		handler->nargs = 1;
-		function = LookupFuncName(names, 1, args, true);
+		Oid			found = LookupFuncName(names, nargs, args, true);
+
+		if (!OidIsValid(found) || (OidIsValid(function) && !may_be_handler(found)))
+			continue;
+		if (OidIsValid(function) && may_be_handler(function))
+			break;
+		function = found;
+		handler->nargs = nargs;
 	}
 	if (!OidIsValid(function))
 		ereport(ERROR,
@@ -254,24 +274,35 @@ prepare_handler(EviInbox *inbox, EviHandler *handler)
 }
 
 /* Whoever may replace the function can do whatever the rule's owner may. */
+static bool
+may_be_handler(Oid function)
+{
+	return owner_of(function) == GetUserId() || superuser_arg(owner_of(function));
+}
+
 static void
 check_function_owner(const EviInbox *inbox, Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-
-	if (owner != GetUserId() && !superuser_arg(owner))
+	if (!may_be_handler(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("handler function \"%s\" belongs to role \"%s\", which is neither the rule's owner nor a superuser",
-						inbox->handler, GetUserNameFromId(owner, true)),
+						inbox->handler, GetUserNameFromId(owner_of(function), true)),
 				 errhint("Use ALTER FUNCTION ... OWNER TO \"%s\", or a function of that role's own that calls it.",
 						 GetUserNameFromId(GetUserId(), false))));
+}
+
+static Oid
+owner_of(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	result = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 static SPIPlanPtr

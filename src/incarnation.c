@@ -54,11 +54,13 @@ static struct
 	bool		is_stale;
 	bool		callback_registered;
 	Oid			relid;
+	int			nrows;
 	bool		is_quiet;
 	bool		is_upgraded;	/* and the row does not say so yet */
 	bool		dispatches_replicated;
 }			state;
 
+static void add_foreign_row(void);
 static void read_rows(void);
 static void forget(Datum arg, Oid relid);
 
@@ -105,16 +107,6 @@ evi_incarnation_require(void)
 void
 evi_incarnation_expect_copy(void)
 {
-	static EviQuery insert = {
-		.sql = "INSERT INTO evinbox_internal.incarnation"
-		" (system_identifier, database_id, catalog_version, since, dispatch_replicated)"
-		" VALUES (0, 0, $1, $2, false)",
-		.expected = SPI_OK_INSERT,
-		.nargs = 2,
-		.argtypes = {INT4OID, TIMESTAMPTZOID},
-	};
-	Datum		args[] = {Int32GetDatum(CATALOG_VERSION_NO),
-	TimestampTzGetDatum(GetCurrentTimestamp())};
 	bool		is_used;
 
 	if (evi_incarnation_is_quiet())
@@ -132,16 +124,22 @@ evi_incarnation_expect_copy(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot restore a dump into a database that has rules or events"),
 				 errhint("Restore it into a new database.")));
-	(void) evi_query_run_alone(&insert, args, NULL);
+	add_foreign_row();
 }
 
-/* After an upgrade of the server: notes where the database is now. SPI is connected, in a section. */
+/*
+ * After an upgrade of the server: notes where the database is now. A copy
+ * stays one: once it is upgraded itself, its single row could not be told from
+ * that of an original. SPI is connected, in a section.
+ */
 void
 evi_incarnation_stamp(void)
 {
 	read_rows();
 	if (state.is_upgraded)
 		evi_incarnation_claim();
+	else if (state.is_quiet && state.nrows == 1)
+		add_foreign_row();
 }
 
 /* This is the original from now on. SPI is connected, in a section. */
@@ -201,13 +199,30 @@ evinbox_dispatch_replicated(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* A row that is of no database: it makes one quiet beside any other row. */
+static void
+add_foreign_row(void)
+{
+	static EviQuery insert = {
+		.sql = "INSERT INTO evinbox_internal.incarnation"
+		" (system_identifier, database_id, catalog_version, since, dispatch_replicated)"
+		" VALUES (0, 0, $1, $2, false)",
+		.expected = SPI_OK_INSERT,
+		.nargs = 2,
+		.argtypes = {INT4OID, TIMESTAMPTZOID},
+	};
+	Datum		args[] = {Int32GetDatum(CATALOG_VERSION_NO),
+	TimestampTzGetDatum(GetCurrentTimestamp())};
+
+	(void) evi_query_run_alone(&insert, args, NULL);
+}
+
 static void
 read_rows(void)
 {
 	Relation	rel;
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	int			nrows = 0;
 	bool		is_ours = false;
 
 	if (state.is_known && !state.is_stale)
@@ -216,6 +231,7 @@ read_rows(void)
 		CacheRegisterRelcacheCallback(forget, (Datum) 0);
 	state.callback_registered = true;
 	state.is_known = state.is_stale = false;
+	state.nrows = 0;
 	state.is_upgraded = state.dispatches_replicated = false;
 	state.relid = evi_relation_oid(EVI_INCARNATION);
 
@@ -232,7 +248,7 @@ read_rows(void)
 		evi_relation_deform(EVI_INCARNATION, tuple, RelationGetDescr(rel), values, isnull);
 		is_this_system = DatumGetInt64(values[Anum_incarnation_system_identifier - 1]) ==
 			(int64) GetSystemIdentifier();
-		nrows++;
+		state.nrows++;
 		is_here = DatumGetObjectId(values[Anum_incarnation_database_id - 1]) == MyDatabaseId;
 		is_ours = is_here && is_this_system;
 		state.is_upgraded = is_here && !is_this_system &&
@@ -243,8 +259,8 @@ read_rows(void)
 	table_endscan(scan);
 	PopActiveSnapshot();
 	table_close(rel, AccessShareLock);
-	state.is_quiet = nrows != 1 || !(is_ours || state.is_upgraded);
-	state.is_upgraded &= nrows == 1;
+	state.is_quiet = state.nrows != 1 || !(is_ours || state.is_upgraded);
+	state.is_upgraded &= state.nrows == 1;
 	state.is_known = true;
 }
 

@@ -114,14 +114,16 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 	Node	   *statement = pstmt->utilityStmt;
 	NodeTag		tag = nodeTag(statement);
 	bool		was_restoring = evi_restoring();
+	bool		is_restoring = tag == T_CopyStmt && evi_restoring_is((CopyStmt *) statement);
+	int			guc_level = 0;
 
 	/* in recovery nothing of ours runs, and the command itself refuses */
 	if (evi_shmem_available() && IsUnderPostmaster && !RecoveryInProgress())
 		prepare_for(statement);
-	if (tag == T_CopyStmt && evi_restoring_is((CopyStmt *) statement))
+	if (is_restoring)
 	{
 		pstmt = copyObject(pstmt);
-		evi_restoring_prepare((CopyStmt *) pstmt->utilityStmt);
+		guc_level = evi_restoring_prepare((CopyStmt *) pstmt->utilityStmt);
 		(void) evi_restoring_set(true);
 	}
 
@@ -136,6 +138,8 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 	}
 	PG_END_TRY();
 
+	if (is_restoring)
+		evi_restoring_finish((CopyStmt *) statement, guc_level);
 	if (tag == T_ReassignOwnedStmt && evi_relation_installed())
 		reassign_owned((ReassignOwnedStmt *) statement);
 	if (tag == T_CreatedbStmt && evi_shmem_available())
@@ -170,6 +174,8 @@ reassign_owned(ReassignOwnedStmt *statement)
 
 	foreach(lc, roleSpecsToIds(statement->roles))
 		evi_owner_reassign_rules(lfirst_oid(lc), other);
+	evi_wakeup_runners();
+	evi_wakeup_coordinator();
 }
 
 static void

@@ -51,6 +51,7 @@ static void change_dependencies(List *former, List *new);
 static List *read_dependencies(void);
 static List *read_owners(void);
 static Oid *to_array(List *roles);
+static void change_owners(EviQuery *update, Datum *args);
 static bool has_stale_names(void);
 
 bool
@@ -119,25 +120,45 @@ evi_owner_sync(void)
 	change_dependencies(gone, NIL);
 }
 
-/* Roles may have been renamed. SPI is connected, in a section. */
-void
+/* Roles may have been renamed. Returns whether somebody has one of their rules locked. */
+bool
 evi_owner_mend_names(void)
 {
 	static EviQuery update = {
-		.sql = "UPDATE evinbox.inbox i SET owner = a.rolname FROM pg_catalog.pg_authid a"
-		" WHERE a.oid OPERATOR(pg_catalog.=) i.owner_id"
-		" AND a.rolname OPERATOR(pg_catalog.<>) i.owner",
+		.sql = "UPDATE evinbox.inbox i SET owner = s.rolname"
+		" FROM (SELECT j.id, a.rolname FROM evinbox.inbox j"
+		" JOIN pg_catalog.pg_authid a ON a.oid OPERATOR(pg_catalog.=) j.owner_id"
+		" WHERE a.rolname OPERATOR(pg_catalog.<>) j.owner FOR NO KEY UPDATE OF j SKIP LOCKED) s"
+		" WHERE s.id OPERATOR(pg_catalog.=) i.id",
 		.expected = SPI_OK_UPDATE,
 		.nargs = 0,
 	};
 
 	if (!has_stale_names())
-		return;
+		return false;
+	change_owners(&update, NULL);
+	return has_stale_names();
+}
 
-	/* no trigger is to look up by the name whose the rule is: it is that already */
-	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) evi_query_run(&update, NULL, NULL, 0);
+/* Rules that came with a dump belong to whoever is called so here, if anybody is. */
+void
+evi_owner_find_by_name(bool missing_only)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.inbox i SET owner_id = COALESCE((SELECT a.oid FROM pg_catalog.pg_authid a"
+		" WHERE a.rolname OPERATOR(pg_catalog.=) i.owner), 0)"
+		" WHERE i.owner_id OPERATOR(pg_catalog.=) 0 OR NOT $1",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 1,
+		.argtypes = {BOOLOID},
+	};
+	Datum		arg = BoolGetDatum(missing_only);
+	ListCell   *lc;
+
+	change_owners(&update, &arg);
+	foreach(lc, read_owners())
+		evi_owner_hold(lfirst_oid(lc));
+	evi_owner_sync();
 }
 
 /* as DROP OWNED does with what a role has in this database */
@@ -155,12 +176,16 @@ evi_owner_drop_rules(Oid role)
 	(void) evi_query_run_alone(&delete, &arg, NULL);
 }
 
-/* as REASSIGN OWNED does */
+/*
+ * As REASSIGN OWNED does, whether they work or not. What a role could not have
+ * done itself, its rules do only when the new owner has let them go on.
+ */
 void
 evi_owner_reassign_rules(Oid role, Oid other)
 {
 	static EviQuery update = {
-		.sql = "UPDATE evinbox.inbox i SET owner = a.rolname FROM pg_catalog.pg_authid a"
+		.sql = "UPDATE evinbox.inbox i SET owner = a.rolname, owner_id = a.oid,"
+		" enabled = i.enabled AND pg_catalog.pg_has_role($1, $2, 'MEMBER') FROM pg_catalog.pg_authid a"
 		" WHERE a.oid OPERATOR(pg_catalog.=) $2 AND i.owner_id OPERATOR(pg_catalog.=) $1",
 		.expected = SPI_OK_UPDATE,
 		.nargs = 2,
@@ -168,7 +193,27 @@ evi_owner_reassign_rules(Oid role, Oid other)
 	};
 	Datum		args[] = {ObjectIdGetDatum(role), ObjectIdGetDatum(other)};
 
-	(void) evi_query_run_alone(&update, args, NULL);
+	evi_owner_hold(other);
+	change_owners(&update, args);
+	evi_owner_sync();
+}
+
+/*
+ * Without triggers: these check what somebody writes, and look at the code. So
+ * does a trigger of others, and dumps are restored without any, too.
+ */
+static void
+change_owners(EviQuery *update, Datum *args)
+{
+	EviSection	section;
+
+	evi_query_open();
+	evi_section_enter(&section);
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) evi_query_run(update, args, NULL, 0);
+	evi_section_leave(&section);
+	evi_query_close();
 }
 
 static void
@@ -255,7 +300,8 @@ static bool
 has_stale_names(void)
 {
 	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	HeapTuple	tuple;
 	bool		result = false;
 
@@ -270,6 +316,7 @@ has_stale_names(void)
 		result = current && strcmp(current, NameStr(*DatumGetName(name))) != 0;
 	}
 	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return result;
 }

@@ -15,7 +15,8 @@ extern char *evi_owner_fault(Oid role);
 extern bool evi_owner_allows(Oid role);
 extern void evi_owner_hold(Oid role);
 extern void evi_owner_sync(void);
-extern void evi_owner_mend_names(void);
+extern bool evi_owner_mend_names(void);
+extern void evi_owner_find_by_name(bool missing_only);
 extern void evi_owner_drop_rules(Oid role);
 extern void evi_owner_reassign_rules(Oid role, Oid other);
 

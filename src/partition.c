@@ -14,8 +14,6 @@
 #include "access/table.h"
 #include "commands/extension.h"
 #include "fmgr.h"
-#include "partitioning/partbounds.h"
-#include "partitioning/partdesc.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -100,32 +98,30 @@ evi_partition_make(void)
 static void
 read_bounds(int64 *top, Oid *default_relid)
 {
-	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
-	PartitionDesc desc = RelationGetPartitionDesc(event, true);
-	PartitionBoundInfo bounds = desc->boundinfo;
+	int			count;
+	EviPartition *partitions = evi_relation_partitions(&count);
+	EviPartition *newest = &partitions[0];
+	EviPartition *last = &partitions[Max(count, 1) - 1];
 
-	*top = bounds->ndatums > 0 ? DatumGetInt64(bounds->datums[bounds->ndatums - 1][0]) : 1;
-	*default_relid = bounds->default_index >= 0 ? desc->oids[bounds->default_index] : InvalidOid;
-	table_close(event, AccessShareLock);
+	*top = 1;
+	if (count > 0 && !newest->is_default)
+		*top = newest->last < PG_INT64_MAX ? newest->last + 1 : PG_INT64_MAX;
+	*default_relid = count > 0 && last->is_default ? last->relid : InvalidOid;
+	pfree(partitions);
 }
 
 /* Does no partition have a part of it, but for the default one? */
 static bool
 range_is_free(int64 from, int64 to)
 {
-	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
-	PartitionBoundInfo bounds = RelationGetPartitionDesc(event, true)->boundinfo;
+	int			count;
+	EviPartition *partitions = evi_relation_partitions(&count);
 	bool		result = true;
 
-	/* the datums are the ranges' ends, in order; what lies before each has an index */
-	for (int i = 0; i <= bounds->ndatums && result; i++)
-	{
-		int64		low = i > 0 ? DatumGetInt64(bounds->datums[i - 1][0]) : PG_INT64_MIN;
-		int64		high = i < bounds->ndatums ? DatumGetInt64(bounds->datums[i][0]) : PG_INT64_MAX;
-
-		result = bounds->indexes[i] < 0 || low >= to || high <= from;
-	}
-	table_close(event, AccessShareLock);
+	for (int i = 0; i < count && result; i++)
+		result = partitions[i].is_default ||
+			partitions[i].first >= to || partitions[i].last < from;
+	pfree(partitions);
 	return result;
 }
 

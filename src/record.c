@@ -110,8 +110,6 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 	bool		replacement_isnull[lengthof(completed)];
 
 	evi_require_trigger(fcinfo);
-	if (evi_restoring())
-		return PointerGetDatum(trigger->tg_trigtuple);
 	desc = RelationGetDescr(trigger->tg_relation);
 
 	/* somebody may have added columns */
@@ -305,36 +303,10 @@ choose_actor(text *given)
 	return actor[0] != '\0' ? cstring_to_text(actor) : NULL;
 }
 
-/* Is it the one that the sequence has just given this session? */
 static void
 check_id(int64 id)
 {
-	MemoryContext context = CurrentMemoryContext;
-	Oid			userid;
-	int			sec_context;
-	bool		is_given;
-
-	/* whoever may insert need not be able to use the sequence */
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	PG_TRY();
-	{
-		is_given = id == DatumGetInt64(DirectFunctionCall1(currval_oid,
-														   ObjectIdGetDatum(evi_relation_oid(EVI_EVENT_SEQ))));
-	}
-	PG_CATCH();
-	{
-		/* it has given this session none; what is to be cleaned up is so by our error */
-		if (geterrcode() != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-		is_given = false;
-	}
-	PG_END_TRY();
-	SetUserIdAndSecContext(userid, sec_context);
-
-	if (!is_given)
+	if (!evi_relation_has_given(EVI_EVENT_SEQ, id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("only superusers may choose the id of an event"),

@@ -21,13 +21,18 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_inherits.h"
 #include "commands/extension.h"
+#include "miscadmin.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/partcache.h"
+#include "utils/relcache.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -47,6 +52,7 @@ static const TableName names[EVI_TABLES] = {
 	[EVI_EVENT_SEQ] = {EVI_SCHEMA, "event_id_seq", 0, NULL},
 	[EVI_ACTION] = {EVI_SCHEMA, "action", Natts_action, "action_pkey"},
 	[EVI_INBOX] = {EVI_SCHEMA, "inbox", Natts_inbox, "inbox_pkey"},
+	[EVI_INBOX_SEQ] = {EVI_SCHEMA, "inbox_id_seq", 0, NULL},
 	[EVI_OUTBOX] = {EVI_INTERNAL_SCHEMA, "outbox_0", Natts_outbox, "outbox_0_idx"},
 	[EVI_OUTBOX + 1] = {EVI_INTERNAL_SCHEMA, "outbox_1", Natts_outbox, "outbox_1_idx"},
 	[EVI_OUTBOX + 2] = {EVI_INTERNAL_SCHEMA, "outbox_2", Natts_outbox, "outbox_2_idx"},
@@ -84,6 +90,9 @@ static bool load_cache(bool missing_ok);
 static bool load_tables(void);
 static int	columns_of(Oid relid);
 static void load_partitions(void);
+static PartitionDesc current_partitions(Relation event);
+static bool is_current(Relation event, PartitionDesc desc);
+static void read_ranges(PartitionBoundInfo bounds, EviPartition *partition, int newest);
 static Oid	find_partition_index(Oid partition, Oid parent_index);
 static void forget_cache(Datum arg, Oid relid);
 
@@ -98,6 +107,37 @@ evi_relation_oid(EviTable table)
 {
 	load_cache(false);
 	return cache.table[table];
+}
+
+/* Is it the value that a sequence has just given this session? */
+bool
+evi_relation_has_given(EviTable sequence, int64 value)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			userid;
+	int			sec_context;
+	bool		result;
+
+	/* whoever may insert need not be able to use the sequence */
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	PG_TRY();
+	{
+		result = value == DatumGetInt64(DirectFunctionCall1(currval_oid,
+															ObjectIdGetDatum(evi_relation_oid(sequence))));
+	}
+	PG_CATCH();
+	{
+		/* it has given this session none; what is to be cleaned up is so by the caller's error */
+		if (geterrcode() != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		result = false;
+	}
+	PG_END_TRY();
+	SetUserIdAndSecContext(userid, sec_context);
+	return result;
 }
 
 /* The n-th partition, newest ids first and the default one last; false behind it. */
@@ -124,28 +164,21 @@ evi_relation_partitions(int *count)
 	return result;
 }
 
-/* The partition that holds an event, if there is one of that id. */
+/*
+ * The partition that holds an event, if there is one of that id. The caller has
+ * the partitioned table locked.
+ */
 void
 evi_relation_partition_of(int64 event_id, EviPartition *partition)
 {
-	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
-	PartitionKey key = RelationGetPartitionKey(event);
-	PartitionDesc desc = RelationGetPartitionDesc(event, true);
-	Datum		value = Int64GetDatum(event_id);
-	bool		equal = false;
-	int			bound = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
-													  desc->boundinfo, 1, &value, &equal);
-	int			at = desc->boundinfo->indexes[bound + 1];
-	Oid			relid;
-
-	if (at < 0)
-		at = desc->boundinfo->default_index;
-	relid = at >= 0 ? desc->oids[at] : InvalidOid;
-	table_close(event, AccessShareLock);
-
-	for (int n = 0; evi_relation_partition(n, partition); n++)
-		if (partition->relid == relid)
+	load_cache(false);
+	for (int n = 0; n < cache.npartitions; n++)
+	{
+		*partition = cache.partition[n];
+		if (partition->is_default ||
+			(event_id >= partition->first && event_id <= partition->last))
 			return;
+	}
 	elog(ERROR, "no partition for event " INT64_FORMAT, event_id);
 }
 
@@ -341,11 +374,11 @@ static void
 load_partitions(void)
 {
 	Relation	event = table_open(cache.table[EVI_EVENT], AccessShareLock);
-	PartitionDesc desc = RelationGetPartitionDesc(event, true);
+	PartitionDesc desc = current_partitions(event);
 	Oid			schema = RelationGetNamespace(event);
 	int			nparts = desc->nparts;
-	int			last = nparts - 1;
-	bool		has_default = nparts > 0 && desc->boundinfo->default_index == last;
+	bool		has_default = nparts > 0 && desc->boundinfo->default_index == nparts - 1;
+	int			newest = has_default ? nparts - 2 : nparts - 1;
 	EviPartition *partition;
 
 	cache.npartitions = 0;
@@ -355,11 +388,11 @@ load_partitions(void)
 	/* a range-partitioned table's are in the order of bounds, default last */
 	for (int i = 0; i < nparts; i++)
 	{
-		int			at = has_default && i == last ? last : (has_default ? last - 1 : last) - i;
-
-		partition[i].relid = desc->oids[at];
-		partition[i].is_default = has_default && at == last;
+		partition[i].is_default = i > newest;
+		partition[i].relid = desc->oids[i > newest ? i : newest - i];
 	}
+	if (nparts > 0)
+		read_ranges(desc->boundinfo, partition, newest);
 	table_close(event, AccessShareLock);
 
 	for (int i = 0; i < nparts; i++)
@@ -369,6 +402,65 @@ load_partitions(void)
 									 get_relname_relid(event_indexes[k], schema));
 	cache.partition = partition;
 	cache.npartitions = nparts;
+}
+
+/*
+ * What the server keeps of the partitions can be out of date, and stay so: if
+ * one was attached while the list was being made, the message about it may
+ * have been taken in before there was anything to throw away. Events of that
+ * partition would then be looked for, and stored, in the default one. So the
+ * list is compared with the catalog; of what is attached after that we hear,
+ * and come here again.
+ */
+static PartitionDesc
+current_partitions(Relation event)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(event, true);
+
+	if (!is_current(event, desc))
+	{
+		RelationCacheInvalidateEntry(RelationGetRelid(event));
+		desc = RelationGetPartitionDesc(event, true);
+	}
+	return desc;
+}
+
+static bool
+is_current(Relation event, PartitionDesc desc)
+{
+	List	   *children = find_inheritance_children(RelationGetRelid(event), NoLock);
+	bool		result = list_length(children) == desc->nparts;
+	Oid		   *oids = palloc(sizeof(Oid) * Max(desc->nparts, 1));
+
+	memcpy(oids, desc->oids, sizeof(Oid) * desc->nparts);
+	qsort(oids, desc->nparts, sizeof(Oid), oid_cmp);
+
+	/* these are sorted as well */
+	for (int i = 0; i < desc->nparts && result; i++)
+		result = list_nth_oid(children, i) == oids[i];
+	pfree(oids);
+	list_free(children);
+	return result;
+}
+
+/* the ids that each takes; what is in no range is for the default one */
+static void
+read_ranges(PartitionBoundInfo bounds, EviPartition *partition, int newest)
+{
+	for (int i = 0; i <= bounds->ndatums; i++)
+	{
+		EviPartition *one;
+
+		if (bounds->indexes[i] < 0)
+			continue;
+		one = &partition[newest - bounds->indexes[i]];
+		one->first = PG_INT64_MIN;
+		one->last = PG_INT64_MAX;
+		if (bounds->kind[i - 1][0] == PARTITION_RANGE_DATUM_VALUE)
+			one->first = DatumGetInt64(bounds->datums[i - 1][0]);
+		if (bounds->kind[i][0] == PARTITION_RANGE_DATUM_VALUE)
+			one->last = DatumGetInt64(bounds->datums[i][0]) - 1;
+	}
 }
 
 /* none, if the partition has just gone: then the cache is stale already */

@@ -24,6 +24,7 @@ typedef enum EviTable
 	EVI_EVENT_SEQ,
 	EVI_ACTION,
 	EVI_INBOX,
+	EVI_INBOX_SEQ,
 	EVI_OUTBOX,					/* EVI_OUTBOX_SEGMENTS of them */
 	EVI_CURSOR = EVI_OUTBOX + EVI_OUTBOX_SEGMENTS,	/* EVI_CURSOR_SEGMENTS */
 	EVI_CURSOR_SEQ = EVI_CURSOR + EVI_CURSOR_SEGMENTS,
@@ -48,6 +49,8 @@ typedef struct EviPartition
 {
 	Oid			relid;
 	bool		is_default;		/* it has whatever no range has */
+	int64		first;			/* the range of its ids */
+	int64		last;
 	Oid			index[EVI_EVENT_INDEXES];
 } EviPartition;
 
@@ -70,6 +73,7 @@ typedef struct EviEntries
 
 extern bool evi_relation_installed(void);
 extern Oid	evi_relation_oid(EviTable table);
+extern bool evi_relation_has_given(EviTable sequence, int64 value);
 extern bool evi_relation_partition(int n, EviPartition *partition);
 extern EviPartition *evi_relation_partitions(int *count);
 extern void evi_relation_partition_of(int64 event_id, EviPartition *partition);

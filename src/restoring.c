@@ -15,15 +15,18 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 
 #include "evinbox.h"
 #include "incarnation.h"
+#include "owner.h"
 #include "partition.h"
 #include "query.h"
 #include "relation.h"
@@ -33,6 +36,7 @@
 
 static bool is_restoring = false;
 
+static void make_partition(CopyStmt *statement);
 static bool is_dumped(const RangeVar *relation, const List *columns);
 static bool lists(const List *columns, const char *name);
 static bool is_partition(const RangeVar *relation);
@@ -65,15 +69,31 @@ evi_restoring_is(const CopyStmt *statement)
 	return superuser() && evi_relation_installed();
 }
 
-/* Sees that there is a partition like the one that is dumped, if there is room for it. */
-void
+/*
+ * Makes ready for it. Triggers and foreign keys are for what happens here: of
+ * several tables that are restored side by side, one may be late. Returns what
+ * evi_restoring_finish() needs.
+ */
+int
 evi_restoring_prepare(CopyStmt *statement)
+{
+	int			guc_level;
+
+	evi_incarnation_expect_copy();
+	if (is_partition(statement->relation))
+		make_partition(statement);
+	guc_level = NewGUCNestLevel();
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	return guc_level;
+}
+
+/* Sees that there is a partition like the one that is dumped, if there is room for it. */
+static void
+make_partition(CopyStmt *statement)
 {
 	RangeVar   *relation = statement->relation;
 
-	evi_incarnation_expect_copy();
-	if (!is_partition(relation))
-		return;
 	if (strcmp(relation->relname, PARTITION_PREFIX "default") != 0)
 	{
 		EviSection	section;
@@ -88,16 +108,31 @@ evi_restoring_prepare(CopyStmt *statement)
 	statement->relation = makeRangeVar(EVI_SCHEMA, "event", -1);
 }
 
+/* After what evi_restoring_is() was said of. */
+void
+evi_restoring_finish(const CopyStmt *statement, int guc_level)
+{
+	AtEOXact_GUC(true, guc_level);
+	if (strcmp(statement->relation->schemaname, EVI_SCHEMA) != 0 ||
+		strcmp(statement->relation->relname, "inbox") != 0)
+		return;
+	CommandCounterIncrement();
+	evi_owner_find_by_name(false);
+}
+
 /* Only a dump has our own tables, and these columns. */
 static bool
 is_dumped(const RangeVar *relation, const List *columns)
 {
 	if (strcmp(relation->schemaname, EVI_INTERNAL_SCHEMA) == 0)
 		return true;
-	if (strcmp(relation->schemaname, EVI_SCHEMA) != 0 || !lists(columns, "id"))
+	if (strcmp(relation->schemaname, EVI_SCHEMA) != 0)
 		return false;
-	return (strcmp(relation->relname, "event") == 0 && lists(columns, "recorded_at")) ||
-		(strcmp(relation->relname, "inbox") == 0 && lists(columns, "owner_id"));
+	if (strcmp(relation->relname, "delivery") == 0)
+		return true;
+	return lists(columns, "id") &&
+		((strcmp(relation->relname, "event") == 0 && lists(columns, "recorded_at")) ||
+		 (strcmp(relation->relname, "inbox") == 0 && lists(columns, "owner_id")));
 }
 
 static bool

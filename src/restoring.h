@@ -13,6 +13,7 @@
 extern bool evi_restoring(void);
 extern bool evi_restoring_set(bool is_restoring);
 extern bool evi_restoring_is(const CopyStmt *statement);
-extern void evi_restoring_prepare(CopyStmt *statement);
+extern int	evi_restoring_prepare(CopyStmt *statement);
+extern void evi_restoring_finish(const CopyStmt *statement, int guc_level);
 
 #endif							/* EVI_RESTORING_H */

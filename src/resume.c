@@ -30,18 +30,20 @@
 #include "evinbox.h"
 #include "inbox.h"
 #include "incarnation.h"
+#include "owner.h"
 #include "query.h"
+#include "registry.h"
 #include "relation.h"
-#include "restoring.h"
+#include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evinbox_resume_after_restore);
 
 static bool parse_mode(const char *mode);
 static void lock_out_writers(void);
+static void advance_sequences(void);
 static int64 *read_waiting(int *count);
 static void restart_inboxes(bool deliver);
 static void skip_retries(void);
-static void find_owners(void);
 
 Datum
 evinbox_resume_after_restore(PG_FUNCTION_ARGS)
@@ -58,16 +60,23 @@ evinbox_resume_after_restore(PG_FUNCTION_ARGS)
 
 	evi_query_open();
 	evi_section_enter(&section);
+	advance_sequences();
 	restart_inboxes(deliver);
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
 		evi_query_utility(psprintf("TRUNCATE evinbox_internal.outbox_%d", i));
 	evi_query_utility("TRUNCATE evinbox_internal.waiting");
 	if (!deliver)
 		skip_retries();
-	find_owners();
 	evi_incarnation_claim();
 	evi_section_leave(&section);
 	evi_query_close();
+
+	/* roles that were not there when their rules were restored may be there now */
+	evi_owner_find_by_name(true);
+
+	/* a copy made while the library was not loaded is not */
+	evi_registry_set(MyDatabaseId, true);
+	evi_wakeup_launcher();
 	PG_RETURN_VOID();
 }
 
@@ -92,6 +101,24 @@ lock_out_writers(void)
 	LockRelationOid(evi_relation_oid(EVI_WAITING), AccessExclusiveLock);
 }
 
+/*
+ * A dump has the numbers of cursors and backlogs, but not the sequences that
+ * gave them: set back in a database that is in use, these would be its ruin.
+ */
+static void
+advance_sequences(void)
+{
+	evi_query_select("SELECT pg_catalog.setval('evinbox_internal.cursor_seq', pg_catalog.max(s.n))"
+					 " FROM (SELECT c.last_value FROM evinbox_internal.cursor_seq c"
+					 " UNION ALL SELECT c.seq FROM evinbox_internal.cursor_0 c"
+					 " UNION ALL SELECT c.seq FROM evinbox_internal.cursor_1 c) AS s (n)");
+	evi_query_select("SELECT pg_catalog.setval('evinbox_internal.backlog_seq_seq', pg_catalog.max(s.n))"
+					 " FROM (SELECT b.last_value FROM evinbox_internal.backlog_seq_seq b"
+					 " UNION ALL SELECT b.seq FROM evinbox_internal.backlog b"
+					 " UNION ALL SELECT c.backlog_seq FROM evinbox_internal.cursor_0 c"
+					 " UNION ALL SELECT c.backlog_seq FROM evinbox_internal.cursor_1 c) AS s (n)");
+}
+
 static void
 restart_inboxes(bool deliver)
 {
@@ -101,11 +128,7 @@ restart_inboxes(bool deliver)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(lc, evi_inbox_all(GetActiveSnapshot()))
-	{
-		EviInbox   *inbox = lfirst(lc);
-
-		evi_division_restart(inbox->id, inbox->shards, deliver, ids, count);
-	}
+		evi_division_restart(lfirst(lc), deliver, ids, count);
 	PopActiveSnapshot();
 }
 
@@ -154,27 +177,4 @@ skip_retries(void)
 	Datum		arg = TimestampTzGetDatum(GetCurrentTimestamp());
 
 	(void) evi_query_run(&update, &arg, NULL, 0);
-}
-
-/* Roles that were not there when their rules were restored may be there now. */
-static void
-find_owners(void)
-{
-	static EviQuery update = {
-		.sql = "UPDATE evinbox.inbox i SET owner = i.owner FROM pg_catalog.pg_authid a"
-		" WHERE i.owner_id OPERATOR(pg_catalog.=) 0 AND a.rolname OPERATOR(pg_catalog.=) i.owner",
-		.expected = SPI_OK_UPDATE,
-		.nargs = 0,
-	};
-	bool		former = evi_restoring_set(true);
-
-	PG_TRY();
-	{
-		(void) evi_query_run(&update, NULL, NULL, 0);
-	}
-	PG_FINALLY();
-	{
-		(void) evi_restoring_set(former);
-	}
-	PG_END_TRY();
 }

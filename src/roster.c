@@ -281,11 +281,15 @@ find_waiting(Oid database, List *owners, Snapshot snapshot, int *served, int *le
 			worker->database != database)
 			continue;
 
-		/* there is a place for one each */
-		if (worker->number > 0 && worker->state == EVI_WORKER_RUNNING)
-			ask(worker);
-		else if (worker->number > 0)
-			worker->wanted = false;
+		/* there is a place for one each; one that is stuck has none, as long as it stays */
+		if (worker->number > 0)
+		{
+			if (worker->state == EVI_WORKER_RUNNING)
+				ask(worker);
+			else
+				worker->wanted = false;
+			continue;
+		}
 		if (worker->wanted || worker->pid != 0)
 			(*served)++;
 		if (worker->pid != 0 && pg_atomic_read_u32(&worker->is_to_leave) != 0)

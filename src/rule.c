@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "catalog/namespace.h"
@@ -33,12 +34,15 @@
 #include "incarnation.h"
 #include "owner.h"
 #include "query.h"
-#include "restoring.h"
+#include "relation.h"
 #include "trigger.h"
 #include "wakeup.h"
 
 /* more would slow down every look of a runner */
 #define MAX_RULES 10000
+
+/* the coordinator, which serves all owners, has all of them in memory */
+#define MAX_RULE_BYTES (1024 * 1024)
 
 PG_FUNCTION_INFO_V1(evinbox_inbox_check);
 PG_FUNCTION_INFO_V1(evinbox_inbox_check_delete);
@@ -52,23 +56,24 @@ typedef struct RuleRow
 	bool		isnull[Natts_inbox];
 } RuleRow;
 
-static Datum restore_rule(TriggerData *trigger);
 static void read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc);
 static char *get_text(const RuleRow *row, int attno);
 static bool is_same_code(const RuleRow *a, const RuleRow *b);
 static bool same_text(const RuleRow *a, const RuleRow *b, int attno);
 static void check_lists(const RuleRow *row);
 static void check_limits(const RuleRow *row);
+static void check_size(const RuleRow *row);
 static void check_interval(const RuleRow *row, int attno, const char *name);
 static Oid	get_owner(const RuleRow *row);
 static char *get_owner_name(const RuleRow *row);
-static Oid	find_owner(const RuleRow *row, bool missing_ok);
+static Oid	find_owner(const RuleRow *row);
 static bool names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old);
 static void check_owner(const RuleRow *row, Oid owner);
 static void check_rights(const RuleRow *row, const char *verb);
 static char *check_code(const RuleRow *row, Oid owner);
 static void check_condition_context(void *arg);
 static void check_number_of_rules(void);
+static void check_id(int32 id);
 static int	get_int(const RuleRow *row, int attno);
 
 /* BEFORE INSERT OR UPDATE FOR EACH ROW */
@@ -88,8 +93,6 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	bool		replacement_isnull[lengthof(replaced)] = {0};
 
 	evi_require_trigger(fcinfo);
-	if (evi_restoring())
-		return restore_rule(trigger);
 	desc = RelationGetDescr(trigger->tg_relation);
 	is_update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
 	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
@@ -104,6 +107,7 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 				 errmsg("name of an inbox must not be empty")));
 	check_lists(&new);
 	check_limits(&new);
+	check_size(&new);
 	if (!is_update)
 	{
 		evi_incarnation_require();
@@ -113,6 +117,8 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 					 errmsg("owner_id of an inbox cannot be given"),
 					 errhint("A dump is restored by COPY: use pg_dump without --inserts.")));
 		check_number_of_rules();
+		if (!superuser())
+			check_id(get_int(&new, Anum_inbox_id));
 	}
 	else if (!same_text(&new, &old, Anum_inbox_start_at))
 		ereport(ERROR,
@@ -124,7 +130,7 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	if (is_update)
 		check_rights(&old, "change");
 	owner = is_update && !names_owner(trigger, &new, &old) ? get_owner(&old) :
-		find_owner(&new, false);
+		find_owner(&new);
 	replacement[3] = ObjectIdGetDatum(owner);
 	if (!is_update || owner != get_owner(&old))
 		evi_owner_hold(owner);
@@ -183,7 +189,7 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 	evi_require_trigger(fcinfo);
 	if (trigger->tg_trigtuple)
 		read_row(&row, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
-	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !evi_restoring())
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		evi_division_start(get_int(&row, Anum_inbox_id), get_int(&row, Anum_inbox_shards),
 						   get_text(&row, Anum_inbox_start_at));
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
@@ -198,28 +204,6 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 	evi_wakeup_runners();
 	evi_wakeup_coordinator();
 	return PointerGetDatum(NULL);
-}
-
-/* A rule as it was: only its owner is looked up here, and may be missing. */
-static Datum
-restore_rule(TriggerData *trigger)
-{
-	HeapTuple	tuple = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
-		trigger->tg_newtuple : trigger->tg_trigtuple;
-	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
-	RuleRow		row;
-	int			replaced = Anum_inbox_owner_id;
-	Oid			owner;
-	Datum		replacement;
-	bool		isnull = false;
-
-	read_row(&row, tuple, desc);
-	owner = find_owner(&row, true);
-	if (OidIsValid(owner))
-		evi_owner_hold(owner);
-	replacement = ObjectIdGetDatum(owner);
-	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &replaced, &replacement,
-													 &isnull));
 }
 
 static void
@@ -325,6 +309,25 @@ check_limits(const RuleRow *row)
 }
 
 static void
+check_size(const RuleRow *row)
+{
+	static const int attnos[] = {Anum_inbox_subject_types, Anum_inbox_actions,
+		Anum_inbox_condition, Anum_inbox_handler, Anum_inbox_statement, Anum_inbox_config,
+	Anum_inbox_start_at};
+	Size		size = 0;
+
+	for (int i = 0; i < lengthof(attnos); i++)
+		if (!row->isnull[attnos[i] - 1])
+			size += toast_raw_datum_size(row->values[attnos[i] - 1]);
+	if (size > MAX_RULE_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("rule is too large"),
+				 errdetail("It takes %zu bytes, and may take %d.", size, MAX_RULE_BYTES),
+				 errhint("Keep what is large in a table, which the handler can look at.")));
+}
+
+static void
 check_interval(const RuleRow *row, int attno, const char *name)
 {
 	Datum		value = row->values[attno - 1];
@@ -352,9 +355,9 @@ get_owner_name(const RuleRow *row)
 
 /* the role that the rule names as its owner */
 static Oid
-find_owner(const RuleRow *row, bool missing_ok)
+find_owner(const RuleRow *row)
 {
-	return get_role_oid(get_owner_name(row), missing_ok);
+	return get_role_oid(get_owner_name(row), false);
 }
 
 /*
@@ -418,6 +421,7 @@ check_code(const RuleRow *row, Oid owner)
 	};
 	Oid			userid;
 	int			sec_context;
+	int			guc_level;
 	Oid			function;
 
 	if (!rule.handler && !rule.statement)
@@ -432,13 +436,22 @@ check_code(const RuleRow *row, Oid owner)
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 
-	/* what counts is what the owner may do; nothing of the rule is executed */
+	/*
+	 * What counts is what the owner may do. Nothing of the rule is executed, but
+	 * for checks of domains that a constant of an array or a row may have. That
+	 * is the owner's code, in a session that may be another's: it cannot go back
+	 * to that role, and leaves no settings. If there is no owner, a superuser
+	 * writes the rule, and nobody runs it.
+	 */
+	guc_level = NewGUCNestLevel();
 	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(owner, sec_context | SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(evi_owner_exists(owner) ? owner : userid,
+						   sec_context | SECURITY_RESTRICTED_OPERATION);
 	evi_query_open();
 	evi_inbox_prepare(&rule, 0, &handler);
 	function = handler.function.fn_oid;
 	evi_query_close();
+	AtEOXact_GUC(false, guc_level);
 	SetUserIdAndSecContext(userid, sec_context);
 
 	error_context_stack = context.previous;
@@ -464,6 +477,17 @@ check_number_of_rules(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot have more than %d inboxes", MAX_RULES),
 				 errhint("Let one inbox serve many cases: its handler can look up what to do in a table.")));
+}
+
+/* What is left of a former rule, and locks, go by it. */
+static void
+check_id(int32 id)
+{
+	if (!evi_relation_has_given(EVI_INBOX_SEQ, id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only superusers may choose the id of an inbox"),
+				 errhint("Leave it out.")));
 }
 
 static int

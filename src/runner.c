@@ -65,7 +65,7 @@ static bool is_ready(const EviProgress *progress, TimestampTz now);
 static bool take_turn(EviProgress *progress);
 static bool holds_outbox(EviProgress *progress, TimestampTz now);
 static EviStep take_batch(EviProgress *progress, bool *has_missed);
-static bool may_have_missed(void);
+static bool may_have_missed(bool was_at_it);
 static void tell_other_lanes(EviProgress *progress);
 static bool take_retries(EviProgress *progress);
 static void read_next_retry(EviProgress *progress);
@@ -298,7 +298,7 @@ take_batch(EviProgress *progress, bool *has_missed)
 	evi_session_reset();
 	disable_timeout(stuck_timeout, false);
 	evi_duty_unclaim();
-	*has_missed = may_have_missed();
+	*has_missed = may_have_missed(step != EVI_STEP_LOCKED);
 	if (progress->cursor.seq != seq || step == EVI_STEP_HALTED)
 		evi_duty_note_move();
 	tell_other_lanes(progress);
@@ -307,12 +307,14 @@ take_batch(EviProgress *progress, bool *has_missed)
 
 /*
  * Commits that came while this runner was stuck, or not on duty, did not wake
- * it; and others have left the lane that it was at to it.
+ * it; and others have left the lane that it was at to it. Of a lane that
+ * somebody else has locked they hear as it does: to look at once again and
+ * again would be in vain.
  */
 static bool
-may_have_missed(void)
+may_have_missed(bool was_at_it)
 {
-	return evi_duty_was_stuck() || !evi_duty_is_mine();
+	return evi_duty_was_stuck() || (was_at_it && !evi_duty_is_mine());
 }
 
 /* An inbox halts as a whole; and its lane 0 does the retries of all. */
@@ -373,7 +375,7 @@ take_retries(EviProgress *progress)
 		evi_session_reset();
 		disable_timeout(stuck_timeout, false);
 		evi_duty_unclaim();
-		has_missed = may_have_missed();
+		has_missed = may_have_missed(step != EVI_STEP_LOCKED);
 
 		if (step == EVI_STEP_LOCKED)
 			progress->retry_at = TimestampTzPlusMilliseconds(now, LOCKED_MS);

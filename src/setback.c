@@ -35,6 +35,7 @@
 #define FIRST_HALT_MS 1000
 #define MAX_HALT_MS 60000
 #define MAX_CRASHES 3
+#define SUSPECTS_LANE 0x7fff	/* no lane, in the tag of a lock */
 
 /* what is to be stored */
 typedef struct Setback
@@ -216,14 +217,16 @@ evi_setback_release(void)
 }
 
 /*
- * One that was there when something ended is tried while no other suspect is;
- * else what ends next would be counted for several.
+ * One that was there when something ended is tried while no other suspect of
+ * its owner is; else what ends next would be counted for several. Those of
+ * other owners do not wait for it: a handler may take as long as it likes.
  */
 static void
 hold_suspects(LOCKMODE mode)
 {
 	evi_setback_release();
-	SET_LOCKTAG_OBJECT(held_tag, MyDatabaseId, evi_relation_oid(EVI_INBOX), 0, 0);
+	SET_LOCKTAG_OBJECT(held_tag, MyDatabaseId, evi_relation_oid(EVI_INBOX),
+					   GetAuthenticatedUserId(), SUSPECTS_LANE);
 	(void) LockAcquire(&held_tag, mode, true, false);
 	held_mode = mode;
 }
