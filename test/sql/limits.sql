@@ -38,6 +38,11 @@ SELECT count(evinbox.record_event('T', n, 'done', metadata => jsonb_build_object
 	snapshot => to_jsonb(repeat('y', 10 * 1024 * 1024)))) FROM generate_series(1, 3) n;
 SELECT evinbox.run('large'), evinbox.run('statement');
 SELECT inbox, subject FROM seen ORDER BY n;
+-- but not a rule, which every runner of its owner has in memory
+INSERT INTO evinbox.inbox (name, handler, config)
+	VALUES ('huge', 'note', jsonb_build_object('a', repeat('x', 1100000)));
+UPDATE evinbox.inbox SET config = jsonb_build_object('a', repeat('x', 1000000)) WHERE name = 'large';
+UPDATE evinbox.inbox SET condition = 'true OR ' || repeat('true OR ', 10000) || 'false' WHERE name = 'large';
 DELETE FROM evinbox.inbox;
 TRUNCATE seen;
 -- names of any length, and thousands of keys
