@@ -433,6 +433,10 @@ check_code(const RuleRow *row, Oid owner)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an inbox cannot have both a handler and a statement")));
 
+	/* nobody runs it, and it is not to be looked at as whoever writes it */
+	if (!evi_owner_exists(owner))
+		return rule.handler;
+
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 
@@ -440,13 +444,11 @@ check_code(const RuleRow *row, Oid owner)
 	 * What counts is what the owner may do. Nothing of the rule is executed, but
 	 * for checks of domains that a constant of an array or a row may have. That
 	 * is the owner's code, in a session that may be another's: it cannot go back
-	 * to that role, and leaves no settings. If there is no owner, a superuser
-	 * writes the rule, and nobody runs it.
+	 * to that role, and leaves no settings.
 	 */
 	guc_level = NewGUCNestLevel();
 	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(evi_owner_exists(owner) ? owner : userid,
-						   sec_context | SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_RESTRICTED_OPERATION);
 	evi_query_open();
 	evi_inbox_prepare(&rule, 0, &handler);
 	function = handler.function.fn_oid;

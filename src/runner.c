@@ -57,6 +57,7 @@ static List *lanes = NIL;		/* of EviProgress, in the order of turns */
 static TimestampTz plans_since = 0;
 static uint64 looks = 0;		/* so far */
 static TimeoutId stuck_timeout;
+static bool was_superuser;		/* when it connected */
 
 static void look(void);
 static void open_windows(const EviSnapshot *upper, Snapshot snapshot, TimestampTz now);
@@ -83,6 +84,7 @@ evi_runner_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(database, owner, BGWORKER_BYPASS_ROLELOGINCHECK);
 	StartTransactionCommand();
 	evi_worker_name(psprintf("evinbox runner for %s", GetUserNameFromId(owner, false)));
+	was_superuser = superuser_arg(owner);
 	CommitTransactionCommand();
 
 	/* or ALTER ROLE ... SET role would make us run the rules of one as another */
@@ -148,6 +150,13 @@ look(void)
 	{
 		CommitTransactionCommand();
 		evi_duty_leave();
+		proc_exit(0);
+	}
+
+	/* a session of one who has been a superuser may still become anybody: begin another one */
+	if (superuser_arg(GetAuthenticatedUserId()) != was_superuser)
+	{
+		CommitTransactionCommand();
 		proc_exit(0);
 	}
 	MemoryContextSwitchTo(context);

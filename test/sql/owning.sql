@@ -46,9 +46,7 @@ UPDATE evinbox.inbox SET name = 'anna''s';
 -- nobody writes a rule for another role
 INSERT INTO evinbox.inbox (name, handler, dispatch, owner) VALUES ('i', 'handle', 'scheduled', 'regress_evinbox_anna');
 UPDATE evinbox.inbox SET owner = 'regress_evinbox_anna' RETURNING owner;
-COPY evinbox.inbox (name, handler, owner) FROM STDIN;
-i	handle	regress_evinbox_anna
-\.
+\copy evinbox.inbox (name, handler, owner) FROM /dev/null
 -- nor chooses what stands for it
 INSERT INTO evinbox.inbox (name, handler, dispatch, owner_id) VALUES ('i', 'handle', 'scheduled', 'regress_evinbox_anna'::regrole)
 	RETURNING owner, owner_id::regrole;

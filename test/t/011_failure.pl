@@ -128,7 +128,8 @@ wait_for($node, $db, "SELECT retrying = 1 FROM evinbox.inbox_status WHERE name =
 	'an event waits for its next attempt');
 is_sql($node, $db, "SELECT state, attempts, next_at - updated_at BETWEEN '45 min' AND '75 min'"
 	  . " FROM evinbox.delivery WHERE inbox = 'later'", 'retry|1|t', 'about as long as the rule says');
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 $node->safe_psql($db, "CREATE OR REPLACE FUNCTION public.picky(e evinbox.event, config jsonb)"
 	  . " RETURNS void LANGUAGE sql AS 'SELECT public.handle(e, config)'");
 $node->safe_psql($db, "UPDATE evinbox.delivery SET next_at = now() WHERE inbox = 'later';"
