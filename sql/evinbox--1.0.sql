@@ -68,6 +68,20 @@ COMMENT ON COLUMN evinbox.action.subject_type IS 'The closed type';
 COMMENT ON COLUMN evinbox.action.action IS 'An action that it has';
 COMMENT ON COLUMN evinbox.action.required IS 'Keys that an event''s metadata must have';
 
+CREATE TABLE evinbox.batch (
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	description text,
+	actor text COLLATE "C",
+	started_at timestamptz NOT NULL,
+	CONSTRAINT batch_pkey PRIMARY KEY (id)
+);
+
+COMMENT ON TABLE evinbox.batch IS 'Events that belong together: those recorded between begin_batch() and end_batch()';
+COMMENT ON COLUMN evinbox.batch.id IS 'What the events have as batch_id';
+COMMENT ON COLUMN evinbox.batch.description IS 'What begin_batch() was told';
+COMMENT ON COLUMN evinbox.batch.actor IS 'Who acted when it began';
+COMMENT ON COLUMN evinbox.batch.started_at IS 'When it began';
+
 ------------------------------------------------------------------------------
 -- What to do about it
 ------------------------------------------------------------------------------
@@ -308,6 +322,29 @@ COMMENT ON FUNCTION evinbox.record_event(text, bigint, text, text, jsonb, interv
 	IS 'Records an event and returns its id, or NULL if it was throttled';
 COMMENT ON FUNCTION evinbox.record_event(text, uuid, text, text, jsonb, interval, text, jsonb, text, timestamptz)
 	IS 'Records an event and returns its id, or NULL if it was throttled';
+
+CREATE FUNCTION evinbox.record_events(events jsonb) RETURNS bigint[]
+AS 'MODULE_PATHNAME', 'evinbox_record_events'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.record_events(jsonb)
+	IS 'Records the events of a JSON array and returns their ids, with NULL for those that were throttled';
+
+CREATE FUNCTION evinbox.set_context(context jsonb, actor text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_set_context'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.set_context(jsonb, text)
+	IS 'Until the end of the transaction, what goes over the metadata of its events, and who acts';
+
+CREATE FUNCTION evinbox.begin_batch(description text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_begin_batch'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.begin_batch(text)
+	IS 'Makes what is recorded from now on, in this transaction, belong together; returns the batch''s id';
+
+CREATE FUNCTION evinbox.end_batch() RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_end_batch'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.end_batch() IS 'Ends the batch that has begun last';
 
 CREATE FUNCTION evinbox_internal.event_before_insert() RETURNS trigger
 AS 'MODULE_PATHNAME', 'evinbox_event_before_insert'
@@ -613,6 +650,8 @@ COMMENT ON FUNCTION evinbox.dispatch_replicated(boolean)
 -- two sequences of our own, which resume_after_restore() sets. Each partition of
 -- evinbox.event is added when it is made.
 SELECT pg_catalog.pg_extension_config_dump('evinbox.action', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.batch', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.batch_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.delivery', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.event_id_seq', '');

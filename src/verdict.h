@@ -18,6 +18,7 @@ typedef enum EviVerdict
 	EVI_VERDICT_GIVE_UP
 } EviVerdict;
 
+extern void evi_verdict_skip(const char *reason) pg_attribute_noreturn();
 extern void evi_verdict_forget(void);
 extern EviVerdict evi_verdict_of(const ErrorData *error, int64 *delay_ms);
 

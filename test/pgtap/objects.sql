@@ -1,6 +1,6 @@
 -- The contract: names, types, defaults and arguments of all public objects.
 BEGIN;
-SELECT plan(31);
+SELECT plan(32);
 
 SELECT has_extension('evinbox');
 SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'evinbox';
@@ -20,9 +20,9 @@ SELECT is_empty(
 SELECT set_eq(
 	$$SELECT relname, relkind::text FROM pg_class
 		WHERE relnamespace = 'evinbox'::regnamespace AND relkind NOT IN ('i', 'I', 'c', 't')$$,
-	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('inbox', 'r'), ('delivery', 'r'),
+	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('batch', 'r'), ('inbox', 'r'), ('delivery', 'r'),
 		('inbox_status', 'v'), ('dead_letter', 'v'), ('worker_status', 'v'),
-		('event_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
+		('event_id_seq', 'S'), ('batch_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
 	'public relations');
 
 -- columns, in their order
@@ -58,6 +58,13 @@ SELECT results_eq(
 		('action', 'text', true, NULL),
 		('required', 'text[]', true, $q$'{}'::text[]$q$)$$,
 	'columns of action');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.batch')$$,
+	$$VALUES ('id'::name, 'bigint', true, 'always as identity'),
+		('description', 'text', false, NULL),
+		('actor', 'text', false, NULL),
+		('started_at', 'timestamp with time zone', true, NULL)$$,
+	'columns of batch');
 SELECT results_eq(
 	$$SELECT * FROM pg_temp.columns_of('evinbox.inbox')$$,
 	$$VALUES ('name'::name, 'text', true, NULL),
@@ -120,6 +127,7 @@ SELECT results_eq(
 	$$SELECT conrelid::regclass::text COLLATE "default", pg_get_constraintdef(oid) FROM pg_constraint
 		WHERE connamespace = 'evinbox'::regnamespace AND contype IN ('p', 'u', 'f') ORDER BY 1, 2$$,
 	$$VALUES ('evinbox.action', 'PRIMARY KEY (subject_type, action)'),
+		('evinbox.batch', 'PRIMARY KEY (id)'),
 		('evinbox.delivery', 'FOREIGN KEY (inbox) REFERENCES evinbox.inbox(name) ON UPDATE CASCADE ON DELETE CASCADE'),
 		('evinbox.delivery', 'PRIMARY KEY (inbox, event_id)'),
 		('evinbox.event', 'PRIMARY KEY (id)'),
@@ -141,13 +149,16 @@ SELECT results_eq(
 	$$SELECT proname::text COLLATE "default", pg_get_function_arguments(oid), pg_get_function_result(oid)
 		FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace ORDER BY 1, 2$$,
 	$$VALUES
+		('begin_batch', 'description text', 'bigint'),
 		('discard', 'inbox text, event_id bigint', 'void'),
 		('dispatch_replicated', 'enabled boolean', 'void'),
+		('end_batch', '', 'void'),
 		('give_up', 'reason text', 'void'),
 		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id text, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id uuid, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
+		('record_events', 'events jsonb', 'bigint[]'),
 		('replay', 'inbox text, from_id bigint, to_id bigint', 'void'),
 		('resume', 'inbox text', 'void'),
 		('resume_after_restore', 'mode text', 'void'),
@@ -155,6 +166,7 @@ SELECT results_eq(
 		('retry_in', 'delay interval', 'void'),
 		('run', 'inbox text DEFAULT NULL::text, max_events integer DEFAULT NULL::integer', 'bigint'),
 		('schedule', 'inbox text, schedule text', 'bigint'),
+		('set_context', 'context jsonb, actor text DEFAULT NULL::text', 'void'),
 		('skip', 'reason text', 'void'),
 		('unschedule', 'inbox text', 'void')$$,
 	'public functions');
@@ -164,7 +176,7 @@ SELECT is_empty(
 	'public functions are volatile, parallel unsafe, and in C');
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
-	ARRAY['schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
+	ARRAY['record_events', 'schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
 	'strict functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc
@@ -217,7 +229,7 @@ SELECT set_eq(
 	$$SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'evinbox'$$,
 	$$SELECT c.oid::regclass::text FROM pg_class c
 		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relkind IN ('r', 'S')
-			AND relname NOT IN ('halt', 'attempt')$$,
+			AND relname NOT IN ('halt', 'attempt', 'cursor_seq', 'backlog_seq_seq')$$,
 	'all is dumped that cannot be found out again');
 SELECT is_empty(
 	$$SELECT unnest(extcondition) FROM pg_extension WHERE extname = 'evinbox' EXCEPT SELECT ''$$, 'and each wholly');
