@@ -278,6 +278,38 @@ CREATE TRIGGER incarnation_changed
 	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.incarnation_changed();
 ALTER TABLE evinbox_internal.incarnation ENABLE ALWAYS TRIGGER incarnation_changed;
 
+-- A publication of all tables may publish deletes and updates, and then they
+-- need it; it costs nothing else. The other tables have a primary key.
+ALTER TABLE evinbox_internal.backlog REPLICA IDENTITY FULL;
+ALTER TABLE evinbox_internal.incarnation REPLICA IDENTITY FULL;
+
+-- What the engine knows of one server is wrong on any other, and so are the
+-- OIDs of rules' owners.
+CREATE FUNCTION evinbox_internal.refuse_replicated() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_refuse_replicated'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+DO $$
+DECLARE
+	relation regclass;
+BEGIN
+	FOR relation IN
+		SELECT c.oid FROM pg_catalog.pg_class c
+		WHERE c.relkind = 'r' AND (c.relnamespace = 'evinbox_internal'::regnamespace
+			OR c.oid IN ('evinbox.inbox'::regclass, 'evinbox.delivery'::regclass))
+	LOOP
+		EXECUTE pg_catalog.format(
+			'CREATE TRIGGER refuse_replicated BEFORE INSERT OR UPDATE OR DELETE ON %s'
+			' FOR EACH ROW EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
+		EXECUTE pg_catalog.format(
+			'CREATE TRIGGER refuse_replicated_truncate BEFORE TRUNCATE ON %s'
+			' FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
+		EXECUTE pg_catalog.format(
+			'ALTER TABLE %s ENABLE REPLICA TRIGGER refuse_replicated,'
+			' ENABLE REPLICA TRIGGER refuse_replicated_truncate', relation);
+	END LOOP;
+END $$;
+
 CREATE FUNCTION evinbox_internal.claim_database() RETURNS void
 AS 'MODULE_PATHNAME', 'evinbox_claim_database'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;

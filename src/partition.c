@@ -5,7 +5,9 @@
  *
  * A partition takes a range of ids. The next one is made when half of the
  * newest is used, by attaching a table, which waits for nobody. Should inserts
- * ever be quicker, the default partition takes them.
+ * ever be quicker, the default partition takes them. Where events come by
+ * logical replication, and others are recorded as well, there may be several
+ * places at which ids grow.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,14 +24,20 @@
 #include "evinbox.h"
 #include "fetch.h"
 #include "guc.h"
+#include "incarnation.h"
 #include "partition.h"
 #include "query.h"
 #include "relation.h"
+#include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evinbox_make_partition);
 
-static void read_bounds(int64 *top, Oid *default_relid);
+static bool make_behind(int64 id);
+static bool place_behind(int64 id, int64 size, int64 *from, int64 *to, Oid *default_relid);
+static int64 highest_in_block(const EviPartition *partitions, int count, int i);
+static EviPartition default_partition(void);
 static int64 highest_in_default(int64 from, int64 to);
+static int64 highest_in(const EviPartition *partition, int64 from, int64 to);
 static bool range_is_free(int64 from, int64 to);
 static void make_partition(int64 from, int64 to);
 static void make_table(const char *name, int64 from, int64 to);
@@ -49,29 +57,67 @@ void
 evi_partition_make_at(int64 from)
 {
 	int64		to = from + evi_guc_partition_size();
-	int64		top;
-	Oid			default_relid;
 
 	LockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock);
-	read_bounds(&top, &default_relid);
-	LockRelationOid(default_relid, AccessExclusiveLock);
+	LockRelationOid(default_partition().relid, AccessExclusiveLock);
 	if (range_is_free(from, to) && highest_in_default(from, to) == 0)
 		make_partition(from, to);
 }
 
-/* Makes one if it is time. Returns whether it has to be tried again. */
+/*
+ * An event has come by logical replication: its publisher chose the id, and
+ * our sequence tells nothing. Has the coordinator look now and then.
+ */
+void
+evi_partition_note(int64 id)
+{
+	static int64 noted = PG_INT64_MAX;
+
+	if (id >= noted && id - noted < Min(EVI_PARTITION_LOOK, evi_guc_partition_size() / 8))
+		return;
+	noted = id;
+	evi_wakeup_coordinator();
+}
+
+/*
+ * Makes those for which it is time: behind the ids that are given here, and
+ * behind those that others give. Returns whether it has to be tried again.
+ */
 bool
 evi_partition_make(void)
 {
+	int			count;
+	EviPartition *partitions = evi_relation_partitions(&count);
+	int64		given = evi_fetch_last_given();
+	bool		left = given > 0 && make_behind(given);
+
+	/* what is being restored makes the partitions that its original had */
+	for (int i = 0; i < count && !evi_incarnation_is_quiet(); i++)
+	{
+		int64		highest;
+
+		/* only where ranges that follow each other end */
+		if (i > 0 && !partitions[i].is_default && partitions[i - 1].first == partitions[i].last + 1)
+			continue;
+		highest = highest_in_block(partitions, count, i);
+		if (highest > 0)
+			left |= make_behind(highest);
+	}
+	pfree(partitions);
+	return left;
+}
+
+/* Makes one for the ids that will follow this one, if it is time. */
+static bool
+make_behind(int64 id)
+{
 	int64		size = evi_guc_partition_size();
-	int64		last = evi_fetch_last_given();
 	int64		from;
-	int64		taken;
+	int64		to;
 	Oid			default_relid;
 	LOCKMODE	mode;
 
-	read_bounds(&from, &default_relid);
-	if (from - last > size / 2)
+	if (!place_behind(id, size, &from, &to, &default_relid))
 		return false;
 
 	/*
@@ -80,34 +126,76 @@ evi_partition_make(void)
 	 * one. So we look for a moment without writers, until time runs short;
 	 * then only a statement with very many events is at risk.
 	 */
-	mode = from - last > size / 4 ? ShareRowExclusiveLock : ShareUpdateExclusiveLock;
+	mode = from - id > size / 4 ? ShareRowExclusiveLock : ShareUpdateExclusiveLock;
 	if (!ConditionalLockRelationOid(evi_relation_oid(EVI_EVENT), mode) ||
 		!ConditionalLockRelationOid(default_relid, AccessExclusiveLock))
 		return true;
 
-	/* leave to the default partition what it has, and what is on its way */
-	if (last >= from)
-		from = last + size / 2;
-	while ((taken = highest_in_default(from, from + size)) > 0)
-		from = taken + 1;
-	make_partition(from, from + size);
+	/* now that nobody changes what it depends on */
+	if (place_behind(id, size, &from, &to, &default_relid))
+		make_partition(from, to);
 	return false;
 }
 
-/* the lowest id that is beyond all ranges */
-static void
-read_bounds(int64 *top, Oid *default_relid)
+/*
+ * Where is the next partition behind an id to begin and to end? False if it is
+ * too early for it. The default one keeps what it has, and what is on its way.
+ */
+static bool
+place_behind(int64 id, int64 size, int64 *from, int64 *to, Oid *default_relid)
 {
 	int			count;
 	EviPartition *partitions = evi_relation_partitions(&count);
-	EviPartition *newest = &partitions[0];
-	EviPartition *last = &partitions[Max(count, 1) - 1];
+	int64		end = 0;
+	int64		start;
+	int64		taken;
+	bool		result = true;
 
-	*top = 1;
-	if (count > 0 && !newest->is_default)
-		*top = newest->last < PG_INT64_MAX ? newest->last + 1 : PG_INT64_MAX;
-	*default_relid = count > 0 && last->is_default ? last->relid : InvalidOid;
+	/* lowest first: the end of the ranges that the id is in */
+	for (int i = count - 2; i >= 0; i--)
+		if (end > 0 ? partitions[i].first == end :
+			id >= partitions[i].first && id <= partitions[i].last)
+			end = partitions[i].last < PG_INT64_MAX ? partitions[i].last + 1 : PG_INT64_MAX;
+
+	start = end;
+	taken = end > 0 ? highest_in_default(start, start + size) : id;
+	if (end == 0)
+		end = id + 1;
+	if (taken > 0)
+	{
+		do
+			start = taken + 1;
+		while ((taken = highest_in_default(start, start + size / 2 + size)) > 0);
+		start += size / 2;
+	}
+	else
+		result = start - id <= size / 2;
+
+	*from = start;
+	*to = start + size;
+	for (int i = 0; i < count - 1; i++)
+	{
+		/* what begins in between is near enough */
+		if (partitions[i].first >= end && partitions[i].first <= start)
+			result = false;
+		if (partitions[i].first > start)
+			*to = Min(*to, partitions[i].first);
+	}
+	*default_relid = partitions[count - 1].relid;
 	pfree(partitions);
+	return result;
+}
+
+/* the highest id in a partition, or in those that come right before it; 0 if there is none */
+static int64
+highest_in_block(const EviPartition *partitions, int count, int i)
+{
+	int64		result = highest_in(&partitions[i], 1, PG_INT64_MAX);
+
+	while (result == 0 && i + 1 < count && !partitions[i + 1].is_default &&
+		   partitions[i + 1].last + 1 == partitions[i].first)
+		result = highest_in(&partitions[++i], 1, PG_INT64_MAX);
+	return result;
 }
 
 /* Does no partition have a part of it, but for the default one? */
@@ -125,23 +213,39 @@ range_is_free(int64 from, int64 to)
 	return result;
 }
 
-/* the highest id in a range that the default partition has; 0 if there is none */
+static EviPartition
+default_partition(void)
+{
+	EviPartition partition;
+
+	for (int n = 0; evi_relation_partition(n, &partition); n++)
+		 /* it is the last one */ ;
+	return partition;
+}
+
+/* up to, but not with the last of these ids */
 static int64
 highest_in_default(int64 from, int64 to)
 {
-	EviPartition partition;
+	EviPartition partition = default_partition();
+
+	return highest_in(&partition, from, to);
+}
+
+/* the highest id in a range that a partition has, whether anybody sees it; 0 if there is none */
+static int64
+highest_in(const EviPartition *partition, int64 from, int64 to)
+{
 	ScanKeyData keys[2];
 	EviScan		scan;
 	HeapTuple	tuple;
 	bool		isnull;
 	int64		result = 0;
 
-	for (int n = 0; evi_relation_partition(n, &partition); n++)
-		 /* it is the last one */ ;
 	ScanKeyInit(&keys[0], Anum_event_id, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(from));
 	ScanKeyInit(&keys[1], Anum_event_id, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(to));
-	evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
+	evi_scan_begin_index(&scan, partition->relid, partition->index[EVI_EVENT_BY_ID],
 						 SnapshotAny, 2, keys);
 	tuple = evi_scan_next(&scan, BackwardScanDirection);
 	if (tuple)

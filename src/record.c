@@ -11,6 +11,7 @@
 #include "access/htup_details.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "replication/logicalworker.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
@@ -24,7 +25,6 @@
 #include "relation.h"
 #include "restoring.h"
 #include "trigger.h"
-#include "wakeup.h"
 
 /* arguments of record_event(), the same for all kinds of subject ids */
 enum
@@ -52,6 +52,7 @@ PG_FUNCTION_INFO_V1(evinbox_record_event_uuid);
 PG_FUNCTION_INFO_V1(evinbox_event_before_insert);
 PG_FUNCTION_INFO_V1(evinbox_event_after_insert);
 PG_FUNCTION_INFO_V1(evinbox_event_refuse_change);
+PG_FUNCTION_INFO_V1(evinbox_refuse_replicated);
 
 static Datum record_event(FunctionCallInfo fcinfo, PGFunction id_out);
 static void check_id(int64 id);
@@ -115,6 +116,7 @@ evinbox_event_after_insert(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	bool		isnull;
+	bool		is_replicated;
 	int64		id;
 
 	evi_require_trigger(fcinfo);
@@ -122,11 +124,11 @@ evinbox_event_after_insert(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 	id = DatumGetInt64(heap_getattr(trigger->tg_trigtuple, Anum_event_id,
 									RelationGetDescr(trigger->tg_relation), &isnull));
-	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA ||
-		evi_incarnation_dispatches_replicated())
+	is_replicated = SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
+	if (is_replicated)
+		evi_partition_note(id);
+	if (!is_replicated || evi_incarnation_dispatches_replicated())
 		evi_outbox_add(id);
-	else if (id % EVI_PARTITION_LOOK == 0)
-		evi_wakeup_coordinator();
 	return PointerGetDatum(NULL);
 }
 
@@ -141,6 +143,24 @@ evinbox_event_refuse_change(PG_FUNCTION_ARGS)
 			 errdetail("An event is a fact, and inboxes may have acted on it."),
 			 errhint("Record another event that corrects or revokes this one.")));
 	return PointerGetDatum(NULL);
+}
+
+/* BEFORE any change of a table that is of this server alone, where session_replication_role is replica */
+Datum
+evinbox_refuse_replicated(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	evi_require_trigger(fcinfo);
+	if (IsLogicalWorker())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot replicate table \"%s\" of evinbox",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errdetail("It describes the server that it is on."),
+				 errhint("Have the publication name its tables, of evinbox only evinbox.event and evinbox.action.")));
+	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+						   trigger->tg_newtuple : trigger->tg_trigtuple);
 }
 
 static Datum

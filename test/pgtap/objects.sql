@@ -210,7 +210,7 @@ SELECT results_eq(
 	$$SELECT tgname::text COLLATE "default", tgenabled::text FROM pg_trigger
 		WHERE tgrelid = 'evinbox.inbox'::regclass AND NOT tgisinternal ORDER BY 1$$,
 	$$VALUES ('inbox_changed', 'O'), ('inbox_check', 'O'), ('inbox_check_delete', 'O'), ('inbox_owners_changed', 'O'),
-		('inbox_owners_truncated', 'O'), ('inbox_truncated', 'O')$$,
+		('inbox_owners_truncated', 'O'), ('inbox_truncated', 'O'), ('refuse_replicated', 'R'), ('refuse_replicated_truncate', 'R')$$,
 	'triggers of inbox');
 SELECT results_eq(
 	$$SELECT c.oid::regclass::text COLLATE "default" FROM pg_class c

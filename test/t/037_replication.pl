@@ -124,7 +124,7 @@ EOS
 }
 
 wait_for($subscriber, $db, $room, 'there is room for what comes after the copy');
-record_in_steps(20);
+record_in_steps(12);
 is_same('events are streamed as they are');
 foreach my $node ($publisher, $subscriber)
 {

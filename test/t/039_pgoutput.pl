@@ -96,9 +96,13 @@ wait_for_handled($node, $db, 'all', 2, 'the events are handled');
 $node->safe_psql($db, "SELECT evinbox.pause('all')");
 
 my @messages = messages();
-is(join('', map { $_->[0] } @messages), 'BRICBIC', 'two transactions of an event each, the table described once');
-my ($relation) = map { read_relation($_->[1]) } grep { $_->[0] eq 'R' } @messages;
+like(join('', map { $_->[0] } @messages), qr/^BR+ICBIC$/,
+	'two transactions of an event each, and before the first what it is of');
 my @inserts = map { read_insert($_->[1]) } grep { $_->[0] eq 'I' } @messages;
+
+# The partition may be described as well, but no row is said to be of it.
+my ($relation) = grep { $_->{oid} == $inserts[0]{oid} }
+  map { read_relation($_->[1]) } grep { $_->[0] eq 'R' } @messages;
 
 is($relation->{name}, 'evinbox.event', 'the table is the partitioned one');
 is($relation->{identity}, 'd', 'identified by its primary key');
@@ -152,14 +156,14 @@ wait_for($node, $db, "SELECT count(*) > 2 FROM pg_inherits WHERE inhparent = 'ev
 record_many($node, $db, 600);
 is_sql($node, $db, 'SELECT count(DISTINCT tableoid) FROM evinbox.event', '2', 'which is used');
 @messages = messages();
-is(join(' ', map { read_relation($_->[1])->{name} } grep { $_->[0] eq 'R' } @messages), 'evinbox.event',
-	'to a consumer, it is the same table');
 my %kinds;
 $kinds{ $_->[0] }++ foreach @messages;
-is($kinds{I}, 1220, 'each event is sent once');
-is(join('', sort keys %kinds), 'BCIR', 'and nothing else');
-cmp_ok((sort { $a <=> $b } map { read_insert($_->[1])->{values}[0] } grep { $_->[0] eq 'I' } @messages)[-1],
-	'==', $node->safe_psql($db, 'SELECT max(id) FROM evinbox.event'), 'up to the last one');
+is(join('', sort keys %kinds), 'BCIR', 'nothing but events is sent');
+@inserts = map { read_insert($_->[1]) } grep { $_->[0] eq 'I' } @messages;
+is(scalar(grep { $_->{oid} == $relation->{oid} } @inserts), 1220, 'all of them of the same table');
+is(join(' ', map { $_->{values}[0] } @inserts),
+	join(' ', split(/\n/, $node->safe_psql($db, 'SELECT id FROM evinbox.event WHERE id > 3 ORDER BY id'))),
+	'each of them once');
 
 # A row filter leaves out what nobody wants there.
 $node->safe_psql($db, "ALTER PUBLICATION evinbox_events SET TABLE evinbox.event WHERE (subject_type = 'Issue')");
