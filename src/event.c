@@ -123,7 +123,7 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 int64
 evi_event_insert(Datum *values, bool *isnull)
 {
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
+	Relation	parent = evi_relation_open(EVI_EVENT, RowExclusiveLock);
 	int64		id;
 	EviPartition partition;
 	Relation	rel;
@@ -157,6 +157,9 @@ evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot sna
 	EviEventIndex which = key->with_actor ? EVI_EVENT_BY_ACTOR : EVI_EVENT_BY_SUBJECT;
 	bool		found = false;
 
+	/* locked first, as always: or a partition could be dropped before it is opened */
+	Relation	parent = evi_relation_open(EVI_EVENT, AccessShareLock);
+
 	for (int n = 0; !found && evi_relation_partition(n, &partition); n++)
 	{
 		ScanKeyData keys[5];
@@ -185,6 +188,7 @@ evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot sna
 		found = evi_scan_next(&scan, BackwardScanDirection) != NULL;
 		evi_scan_end(&scan);
 	}
+	table_close(parent, AccessShareLock);
 	return found;
 }
 

@@ -47,7 +47,7 @@ static void expect(int actual, int expected, const char *sql);
 void
 evi_section_enter(EviSection *section)
 {
-	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	Relation	event = evi_relation_open(EVI_EVENT, AccessShareLock);
 	Oid			owner = event->rd_rel->relowner;
 
 	table_close(event, AccessShareLock);

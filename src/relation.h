@@ -12,6 +12,7 @@
 #include "access/itup.h"
 #include "access/skey.h"
 #include "executor/tuptable.h"
+#include "storage/lockdefs.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -30,6 +31,8 @@ typedef enum EviTable
 	EVI_CURSOR_SEQ = EVI_CURSOR + EVI_CURSOR_SEGMENTS,
 	EVI_BACKLOG,
 	EVI_BACKLOG_SEQ,
+	EVI_DELIVERY,
+	EVI_ATTEMPT,
 	EVI_HALT,
 	EVI_INCARNATION,
 	EVI_WAITING,
@@ -73,6 +76,7 @@ typedef struct EviEntries
 
 extern bool evi_relation_installed(void);
 extern Oid	evi_relation_oid(EviTable table);
+extern Relation evi_relation_open(EviTable table, LOCKMODE mode);
 extern bool evi_relation_has_given(EviTable sequence, int64 value);
 extern bool evi_relation_partition(int n, EviPartition *partition);
 extern EviPartition *evi_relation_partitions(int *count);
