@@ -39,6 +39,12 @@ CREATE INDEX event_subject_action_idx ON evinbox.event
 CREATE INDEX event_actor_subject_action_idx ON evinbox.event
 	(actor, subject_type, subject_id, action, recorded_at);
 
+-- Feeds: the newest ones of a subject, an actor, a scope. event.c knows that the
+-- partial ones leave out rows without a value for their first column.
+CREATE INDEX event_subject_feed_idx ON evinbox.event (subject_type, subject_id, id);
+CREATE INDEX event_actor_feed_idx ON evinbox.event (actor, id) WHERE actor IS NOT NULL;
+CREATE INDEX event_scope_feed_idx ON evinbox.event (scope, id) WHERE scope IS NOT NULL;
+
 COMMENT ON TABLE evinbox.event IS 'What happened: immutable facts, append-only, partitioned by ranges of id';
 COMMENT ON COLUMN evinbox.event.id IS 'Grows in the order of recording, which is not the order of commit';
 COMMENT ON COLUMN evinbox.event.subject_type IS 'What kind of thing it happened to, e.g. Issue';
@@ -644,6 +650,152 @@ COMMENT ON COLUMN evinbox.worker_status.state IS 'starting, running, stopping, o
 COMMENT ON COLUMN evinbox.worker_status.starts IS 'How often it was started since the server''s start';
 
 ------------------------------------------------------------------------------
+-- Feeds and sentences
+------------------------------------------------------------------------------
+
+-- They run with the caller's rights: who may read evinbox.event may read feeds.
+CREATE FUNCTION evinbox.subject_feed(
+	subject_type text, subject_id text,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_subject_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.subject_feed(
+	subject_type text, subject_id bigint,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_subject_feed_int8'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.subject_feed(
+	subject_type text, subject_id uuid,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_subject_feed_uuid'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.actor_feed(
+	actor text,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_actor_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.scope_feed(
+	scope text,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_scope_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.feed(
+	subjects jsonb,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.grouped_feed(
+	subjects jsonb DEFAULT NULL, actor text DEFAULT NULL, scope text DEFAULT NULL,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20,
+	gap interval DEFAULT '5 minutes', time_zone text DEFAULT NULL,
+	group_by text DEFAULT 'actor')
+RETURNS TABLE (
+	last_id bigint, first_id bigint, count integer, actors text[], action text,
+	first_at timestamptz, last_at timestamptz, day date, event evinbox.event)
+AS 'MODULE_PATHNAME', 'evinbox_grouped_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+COMMENT ON FUNCTION evinbox.subject_feed(text, text, bigint, integer)
+	IS 'A subject''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.subject_feed(text, bigint, bigint, integer)
+	IS 'A subject''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.subject_feed(text, uuid, bigint, integer)
+	IS 'A subject''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.actor_feed(text, bigint, integer)
+	IS 'An actor''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.scope_feed(text, bigint, integer)
+	IS 'A scope''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.feed(jsonb, bigint, integer)
+	IS 'The newest events of many subjects, given as [[type, id], ...]';
+COMMENT ON FUNCTION evinbox.grouped_feed(jsonb, text, text, bigint, integer, interval, text, text)
+	IS 'A feed of subjects, an actor or a scope, with runs of like events as one entry; goes on before the last entry''s first_id';
+
+-- Sentences of no particular locale, subject type or action have '' there.
+CREATE TABLE evinbox.template (
+	locale text COLLATE "C" NOT NULL DEFAULT '',
+	subject_type text COLLATE "C" NOT NULL DEFAULT '',
+	action text COLLATE "C" NOT NULL DEFAULT '',
+	text text NOT NULL,
+	CONSTRAINT template_pkey PRIMARY KEY (locale, subject_type, action),
+	CONSTRAINT template_locale CHECK (locale ~ '^([A-Za-z0-9]+([-_][A-Za-z0-9]+)*)?$'),
+	CONSTRAINT template_not_empty CHECK (text <> ''),
+	CONSTRAINT template_placeholders CHECK (
+		pg_catalog.regexp_replace(text, '%%|%\{[^{}|]+(\|[^{}]*)?\}', ' ', 'g') !~ '%\{')
+);
+
+COMMENT ON TABLE evinbox.template IS 'Sentences that describe() makes of events';
+COMMENT ON COLUMN evinbox.template.locale IS 'The language, e.g. de or de-AT; empty for one that serves where there is none';
+COMMENT ON COLUMN evinbox.template.subject_type IS 'For events of this subject type; empty for any';
+COMMENT ON COLUMN evinbox.template.action IS 'For events with this action; empty for any';
+COMMENT ON COLUMN evinbox.template.text IS 'The sentence, with %{key} for what the event has there, %{key|otherwise}, and %% for %';
+
+-- Each locale is looked for before the more general one, and there what fits
+-- type and action before what fits any. The text is cut into pieces once, and
+-- what takes the place of a piece is not looked at again.
+CREATE FUNCTION evinbox.describe(event evinbox.event, locale text DEFAULT 'en')
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+	WITH RECURSIVE wanted (locale, rank) AS (
+		SELECT describe.locale, 1
+		UNION ALL
+		SELECT pg_catalog.regexp_replace(w.locale, '[-_]?[^-_]*$', ''), w.rank + 1
+		FROM wanted w
+		WHERE w.locale ~ '[-_]' AND w.rank < 8
+	), candidate (text, rank, any_action, any_type) AS (
+		SELECT t.text, w.rank, t.action = '', t.subject_type = ''
+		FROM (SELECT w.locale, w.rank FROM wanted w WHERE w.locale <> ''
+				UNION ALL VALUES ('', 10), ('en', 11)) w
+			JOIN evinbox.template t ON t.locale = w.locale
+		WHERE t.subject_type IN ((describe.event).subject_type, '')
+			AND t.action IN ((describe.event).action, '')
+		UNION ALL
+		VALUES ('%{subject_type} %{subject_id}: %{action} by %{actor}', 12, false, false),
+			('%{subject_type} %{subject_id}: %{action}', 13, false, false)
+	)
+	SELECT s.sentence
+	FROM candidate c
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.string_agg(p.piece, '' ORDER BY p.n),
+				pg_catalog.bool_and(p.piece IS NOT NULL)
+			FROM (
+				SELECT m.n,
+					CASE
+						WHEN m.match[1] = '%%' THEN '%'
+						WHEN m.match[2] IS NULL THEN m.match[1]
+						ELSE COALESCE(
+							CASE m.match[2]
+								WHEN 'subject_type' THEN (describe.event).subject_type
+								WHEN 'subject_id' THEN (describe.event).subject_id
+								WHEN 'action' THEN (describe.event).action
+								WHEN 'actor' THEN (describe.event).actor
+								WHEN 'scope' THEN (describe.event).scope
+								ELSE (describe.event).metadata ->> m.match[2]
+							END,
+							m.match[3])
+					END
+				FROM pg_catalog.regexp_matches(c.text, '(%%|%\{([^{}|]+)(?:\|([^{}]*))?\}|[^%]+|%)', 'g')
+					WITH ORDINALITY AS m (match, n)) AS p (n, piece)) AS s (sentence, is_complete)
+	WHERE s.is_complete
+	ORDER BY c.rank, c.any_action, c.any_type
+	LIMIT 1;
+END;
+COMMENT ON FUNCTION evinbox.describe(evinbox.event, text)
+	IS 'An event as a sentence, by evinbox.template';
+
+------------------------------------------------------------------------------
 -- Coming and going
 ------------------------------------------------------------------------------
 
@@ -684,6 +836,7 @@ COMMENT ON FUNCTION evinbox.dispatch_replicated(boolean)
 SELECT pg_catalog.pg_extension_config_dump('evinbox.action', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.batch', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.batch_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.template', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.delivery', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.event_id_seq', '');

@@ -36,6 +36,7 @@
 /* what a rule's statement reads */
 #define EVENTS_RELATION "events"
 
+static void prepare(EviQuery *query);
 static void check_expression(const char *condition);
 static void check_statement(const char *statement);
 static List *parse(const char *text, RawParseMode mode);
@@ -85,18 +86,18 @@ evi_query_close(void)
 uint64
 evi_query_run(EviQuery *query, Datum *args, const char *nulls, long limit)
 {
-	if (query->plan == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(query->sql, query->nargs, query->argtypes);
-
-		if (plan == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", query->sql,
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		query->plan = plan;
-	}
+	prepare(query);
 	expect(SPI_execute_plan(query->plan, args, nulls, false, limit),
 		   query->expected, query->sql);
+	return SPI_processed;
+}
+
+/* likewise one that changes nothing, with the snapshot that is in force */
+uint64
+evi_query_read(EviQuery *query, Datum *args, const char *nulls)
+{
+	prepare(query);
+	expect(SPI_execute_plan(query->plan, args, nulls, true, 0), query->expected, query->sql);
 	return SPI_processed;
 }
 
@@ -234,6 +235,22 @@ evi_statement_run(SPIPlanPtr plan)
 
 	if (result < 0)
 		elog(ERROR, "could not run a statement: %s", SPI_result_code_string(result));
+}
+
+/* once in a session */
+static void
+prepare(EviQuery *query)
+{
+	SPIPlanPtr	plan;
+
+	if (query->plan)
+		return;
+	plan = SPI_prepare(query->sql, query->nargs, query->argtypes);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", query->sql,
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	query->plan = plan;
 }
 
 /*

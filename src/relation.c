@@ -73,6 +73,9 @@ static const char *const event_indexes[EVI_EVENT_INDEXES] = {
 	[EVI_EVENT_BY_ID] = "event_pkey",
 	[EVI_EVENT_BY_SUBJECT] = "event_subject_action_idx",
 	[EVI_EVENT_BY_ACTOR] = "event_actor_subject_action_idx",
+	[EVI_EVENT_FEED_OF_SUBJECT] = "event_subject_feed_idx",
+	[EVI_EVENT_FEED_OF_ACTOR] = "event_actor_feed_idx",
+	[EVI_EVENT_FEED_OF_SCOPE] = "event_scope_feed_idx",
 };
 
 /* callbacks set is_stale at any time, also while this is being loaded */

@@ -1,6 +1,6 @@
 -- The contract: names, types, defaults and arguments of all public objects.
 BEGIN;
-SELECT plan(32);
+SELECT plan(34);
 
 SELECT has_extension('evinbox');
 SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'evinbox';
@@ -20,7 +20,7 @@ SELECT is_empty(
 SELECT set_eq(
 	$$SELECT relname, relkind::text FROM pg_class
 		WHERE relnamespace = 'evinbox'::regnamespace AND relkind NOT IN ('i', 'I', 'c', 't')$$,
-	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('batch', 'r'), ('inbox', 'r'), ('delivery', 'r'),
+	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('batch', 'r'), ('inbox', 'r'), ('delivery', 'r'), ('template', 'r'),
 		('inbox_status', 'v'), ('dead_letter', 'v'), ('worker_status', 'v'),
 		('event_id_seq', 'S'), ('batch_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
 	'public relations');
@@ -65,6 +65,13 @@ SELECT results_eq(
 		('actor', 'text', false, NULL),
 		('started_at', 'timestamp with time zone', true, NULL)$$,
 	'columns of batch');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.template')$$,
+	$$VALUES ('locale'::name, 'text', true, $q$''::text$q$),
+		('subject_type', 'text', true, $q$''::text$q$),
+		('action', 'text', true, $q$''::text$q$),
+		('text', 'text', true, NULL)$$,
+	'columns of template');
 SELECT results_eq(
 	$$SELECT * FROM pg_temp.columns_of('evinbox.inbox')$$,
 	$$VALUES ('name'::name, 'text', true, NULL),
@@ -132,16 +139,17 @@ SELECT results_eq(
 		('evinbox.delivery', 'PRIMARY KEY (inbox, event_id)'),
 		('evinbox.event', 'PRIMARY KEY (id)'),
 		('evinbox.inbox', 'PRIMARY KEY (name)'),
-		('evinbox.inbox', 'UNIQUE (id)')$$,
+		('evinbox.inbox', 'UNIQUE (id)'),
+		('evinbox.template', 'PRIMARY KEY (locale, subject_type, action)')$$,
 	'keys');
 SELECT is(pg_get_partkeydef('evinbox.event'::regclass), 'RANGE (id)', 'event is partitioned by ranges of id');
 SELECT is_empty(
 	$$SELECT attrelid::regclass, attname FROM pg_attribute
-		WHERE attrelid::regclass::text IN ('evinbox.event', 'evinbox.action', 'evinbox.inbox', 'evinbox.delivery')
+		WHERE attrelid::regclass::text IN ('evinbox.event', 'evinbox.action', 'evinbox.inbox', 'evinbox.delivery', 'evinbox.template')
 			AND attnum > 0 AND atttypid = 'text'::regtype AND attcollation <> '"C"'::regcollation
 			AND (attrelid::regclass::text, attname) NOT IN (
 				('evinbox.inbox', 'condition'), ('evinbox.inbox', 'handler'), ('evinbox.inbox', 'statement'),
-				('evinbox.inbox', 'search_path'), ('evinbox.delivery', 'last_error'), ('evinbox.delivery', 'error_context'))$$,
+				('evinbox.inbox', 'search_path'), ('evinbox.delivery', 'last_error'), ('evinbox.delivery', 'error_context'), ('evinbox.template', 'text'))$$,
 	'identifiers are compared bytewise');
 
 -- functions: arguments with their defaults, result, and how they may be called
@@ -149,11 +157,15 @@ SELECT results_eq(
 	$$SELECT proname::text COLLATE "default", pg_get_function_arguments(oid), pg_get_function_result(oid)
 		FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace ORDER BY 1, 2$$,
 	$$VALUES
+		('actor_feed', 'actor text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('begin_batch', 'description text', 'bigint'),
+		('describe', 'event evinbox.event, locale text DEFAULT ''en''::text', 'text'),
 		('discard', 'inbox text, event_id bigint', 'void'),
 		('dispatch_replicated', 'enabled boolean', 'void'),
 		('end_batch', '', 'void'),
+		('feed', 'subjects jsonb, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('give_up', 'reason text', 'void'),
+		('grouped_feed', 'subjects jsonb DEFAULT NULL::jsonb, actor text DEFAULT NULL::text, scope text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20, gap interval DEFAULT ''00:05:00''::interval, time_zone text DEFAULT NULL::text, group_by text DEFAULT ''actor''::text', 'TABLE(last_id bigint, first_id bigint, count integer, actors text[], action text, first_at timestamp with time zone, last_at timestamp with time zone, day date, event evinbox.event)'),
 		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id text, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
@@ -166,14 +178,24 @@ SELECT results_eq(
 		('retry_in', 'delay interval', 'void'),
 		('run', 'inbox text DEFAULT NULL::text, max_events integer DEFAULT NULL::integer', 'bigint'),
 		('schedule', 'inbox text, schedule text', 'bigint'),
+		('scope_feed', 'scope text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('set_context', 'context jsonb, actor text DEFAULT NULL::text', 'void'),
 		('skip', 'reason text', 'void'),
+		('subject_feed', 'subject_type text, subject_id bigint, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('subject_feed', 'subject_type text, subject_id text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('subject_feed', 'subject_type text, subject_id uuid, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('unschedule', 'inbox text', 'void')$$,
 	'public functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
+		AND proname <> 'describe' AND proname NOT LIKE '%feed'
 		AND (provolatile <> 'v' OR proparallel <> 'u' OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
-	'public functions are volatile, parallel unsafe, and in C');
+	'public functions that do something are volatile, parallel unsafe, and in C');
+SELECT is_empty(
+	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
+		AND (proname = 'describe' OR proname LIKE '%feed') AND (provolatile <> 's' OR proparallel = 'u' OR
+			prosqlbody IS NULL AND prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
+	'those that show something are stable, and depend on no search_path');
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
 	ARRAY['record_events', 'schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
