@@ -245,7 +245,9 @@ SELECT id, importance FROM evinbox.subject_feed('Issue', 7, max => 1);
 -- an index that somebody has dropped
 BEGIN;
 DROP INDEX evinbox.event_scope_feed_idx;
+\set VERBOSITY sqlstate
 SELECT count(*) FROM evinbox.scope_feed('1');
+\set VERBOSITY default
 ROLLBACK;
 
 SET client_min_messages = warning;
