@@ -14,6 +14,11 @@
  * work is a descent of the index for each key, and some more for each key whose
  * events are in the result.
  *
+ * Once there are as many streams as events are wanted, what is lower than the
+ * highest ids of all of these need not be looked at: that is the floor, which
+ * rises while further streams are found. If some of these ids turn out not to be
+ * visible, it was too high, and what is below it is read in another round.
+ *
  * Whether the caller may read events is for the caller of this to know.
  *
  *-------------------------------------------------------------------------
@@ -61,8 +66,9 @@ typedef struct Part
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
 	TupleConversionMap *map;
-	int			nkeys;
-	ScanKeyData keys[EVI_KEY_COLUMNS + 1];
+	int			ncolumns;		/* of the index */
+	ScanKeyData keys[EVI_KEY_COLUMNS + 2];
+	int64		floor;			/* nothing below it is read */
 } Part;
 
 static int	read_partition(Relation event, const EviPartition *partition, EviEventIndex which,
@@ -71,7 +77,11 @@ static int	read_partition(Relation event, const EviPartition *partition, EviEven
 static void open_part(Part *part, Relation event, Relation table, const EviPartition *partition,
 					  EviEventIndex which, Snapshot snapshot);
 static void close_part(Part *part);
-static binaryheap *start_streams(Part *part, const EviKey *keys, int nkeys, int64 upto, int most);
+static int	read_keys(Part *part, const EviKey *keys, int nkeys, int64 upto, int most,
+					  HeapTuple *tuples);
+static binaryheap *start_streams(Part *part, const EviKey *keys, int nkeys, int64 upto, int most,
+								 int wanted);
+static void raise_floor(Part *part, binaryheap *highest, Stream *stream, int wanted);
 static int	take(Part *part, binaryheap *heap, int most, HeapTuple *tuples);
 static void seek(Part *part, const EviKey *key, int64 upto);
 static bool find_highest(Part *part, Stream *stream, int64 upto);
@@ -80,6 +90,7 @@ static int	merge_lists(TupleDesc desc, HeapTuple *tuples, int count, HeapTuple *
 						int most);
 static int64 id_of(HeapTuple tuple, TupleDesc desc);
 static int	compare_streams(Datum a, Datum b, void *arg);
+static int	compare_lowest_first(Datum a, Datum b, void *arg);
 
 /*
  * The newest events of some keys, none with a higher id than that, and at most
@@ -126,7 +137,6 @@ read_partition(Relation event, const EviPartition *partition, EviEventIndex whic
 {
 	Relation	table = table_open(partition->relid, AccessShareLock);
 	Part		part;
-	binaryheap *heap;
 	int			count;
 
 	if (!OidIsValid(partition->index[which]))
@@ -143,9 +153,7 @@ read_partition(Relation event, const EviPartition *partition, EviEventIndex whic
 		return 0;
 	}
 	open_part(&part, event, table, partition, which, snapshot);
-	heap = start_streams(&part, keys, nkeys, upto, most);
-	count = take(&part, heap, most, tuples);
-	binaryheap_free(heap);
+	count = read_keys(&part, keys, nkeys, upto, most, tuples);
 	close_part(&part);
 	return count;
 }
@@ -157,14 +165,16 @@ open_part(Part *part, Relation event, Relation table, const EviPartition *partit
 	part->desc = RelationGetDescr(event);
 	part->table = table;
 	part->index = index_open(partition->index[which], AccessShareLock);
-	part->nkeys = IndexRelationGetNumberOfKeyAttributes(part->index);
-	Assert(part->nkeys <= lengthof(part->keys));
+	part->ncolumns = IndexRelationGetNumberOfKeyAttributes(part->index);
+	Assert(part->ncolumns < lengthof(part->keys));
 
-	for (int i = 0; i < part->nkeys - 1; i++)
+	for (int i = 0; i < part->ncolumns - 1; i++)
 		ScanKeyInit(&part->keys[i], i + 1, BTEqualStrategyNumber, F_TEXTEQ, (Datum) 0);
-	ScanKeyInit(&part->keys[part->nkeys - 1], part->nkeys, BTLessEqualStrategyNumber, F_INT8LE,
-				(Datum) 0);
-	part->scan = evi_index_beginscan(part->table, part->index, snapshot, part->nkeys);
+	ScanKeyInit(&part->keys[part->ncolumns - 1], part->ncolumns, BTLessEqualStrategyNumber,
+				F_INT8LE, (Datum) 0);
+	ScanKeyInit(&part->keys[part->ncolumns], part->ncolumns, BTGreaterEqualStrategyNumber,
+				F_INT8GE, (Datum) 0);
+	part->scan = evi_index_beginscan(part->table, part->index, snapshot, part->ncolumns + 1);
 	part->scan->xs_want_itup = true;
 	part->slot = table_slot_create(part->table, NULL);
 	part->map = convert_tuples_by_name(RelationGetDescr(part->table), part->desc);
@@ -179,11 +189,33 @@ close_part(Part *part)
 	table_close(part->table, NoLock);
 }
 
-/* the streams that have anything, by their highest ids */
+/* Rounds grow, so that there are few of them even if very much is not visible. */
+static int
+read_keys(Part *part, const EviKey *keys, int nkeys, int64 upto, int most, HeapTuple *tuples)
+{
+	int			count = 0;
+
+	for (int wanted = most; count < most; wanted *= 2)
+	{
+		binaryheap *heap;
+
+		part->floor = PG_INT64_MIN;
+		heap = start_streams(part, keys, nkeys, upto, most - count, wanted);
+		count += take(part, heap, most - count, tuples + count);
+		binaryheap_free(heap);
+		if (part->floor == PG_INT64_MIN)
+			break;
+		upto = part->floor - 1;
+	}
+	return count;
+}
+
+/* the streams that have anything, by their highest ids; of which that many set the floor */
 static binaryheap *
-start_streams(Part *part, const EviKey *keys, int nkeys, int64 upto, int most)
+start_streams(Part *part, const EviKey *keys, int nkeys, int64 upto, int most, int wanted)
 {
 	binaryheap *heap = binaryheap_allocate(Max(nkeys, 1), compare_streams, NULL);
+	binaryheap *highest = binaryheap_allocate(Min(wanted, nkeys) + 1, compare_lowest_first, NULL);
 	Stream	   *streams = palloc0(sizeof(Stream) * Max(nkeys, 1));
 
 	for (int i = 0; i < nkeys; i++)
@@ -196,11 +228,26 @@ start_streams(Part *part, const EviKey *keys, int nkeys, int64 upto, int most)
 		stream->chunk = nkeys == 1 ? most : Min(FIRST_CHUNK, most);
 
 		/* a single one has nobody to be compared with */
-		if (nkeys == 1 || find_highest(part, stream, upto))
-			binaryheap_add_unordered(heap, PointerGetDatum(stream));
+		if (nkeys > 1 && !find_highest(part, stream, upto))
+			continue;
+		binaryheap_add_unordered(heap, PointerGetDatum(stream));
+		if (nkeys > wanted)
+			raise_floor(part, highest, stream, wanted);
 	}
 	binaryheap_build(heap);
+	binaryheap_free(highest);
 	return heap;
+}
+
+/* Keeps so many of the streams, those with the highest ids. */
+static void
+raise_floor(Part *part, binaryheap *highest, Stream *stream, int wanted)
+{
+	binaryheap_add(highest, PointerGetDatum(stream));
+	if (highest->bh_size > wanted)
+		(void) binaryheap_remove_first(highest);
+	if (highest->bh_size == wanted)
+		part->floor = ((Stream *) DatumGetPointer(binaryheap_first(highest)))->id;
 }
 
 /* Takes events from the streams, newest first. Returns how many. */
@@ -214,6 +261,8 @@ take(Part *part, binaryheap *heap, int most, HeapTuple *tuples)
 		Stream	   *stream = (Stream *) DatumGetPointer(binaryheap_first(heap));
 
 		CHECK_FOR_INTERRUPTS();
+		if (stream->id < part->floor)
+			break;
 		if (stream->next < stream->nready)
 			tuples[count++] = stream->ready[stream->next++];
 		else
@@ -233,17 +282,18 @@ take(Part *part, binaryheap *heap, int most, HeapTuple *tuples)
 	return count;
 }
 
-/* The scan goes backwards from an id of a key. */
+/* The scan goes backwards from an id of a key, to the floor. */
 static void
 seek(Part *part, const EviKey *key, int64 upto)
 {
-	for (int i = 0; i < part->nkeys - 1; i++)
+	for (int i = 0; i < part->ncolumns - 1; i++)
 		part->keys[i].sk_argument = PointerGetDatum(key->column[i]);
-	part->keys[part->nkeys - 1].sk_argument = Int64GetDatum(upto);
-	index_rescan(part->scan, part->keys, part->nkeys, NULL, 0);
+	part->keys[part->ncolumns - 1].sk_argument = Int64GetDatum(upto);
+	part->keys[part->ncolumns].sk_argument = Int64GetDatum(part->floor);
+	index_rescan(part->scan, part->keys, part->ncolumns + 1, NULL, 0);
 }
 
-/* The event need not be visible: then there is none with an id as high. */
+/* The event need not be visible: then there is none with an id as high. False if all is below the floor. */
 static bool
 find_highest(Part *part, Stream *stream, int64 upto)
 {
@@ -252,7 +302,7 @@ find_highest(Part *part, Stream *stream, int64 upto)
 	seek(part, stream->key, upto);
 	if (index_getnext_tid(part->scan, BackwardScanDirection) == NULL)
 		return false;
-	stream->id = DatumGetInt64(index_getattr(part->scan->xs_itup, part->nkeys,
+	stream->id = DatumGetInt64(index_getattr(part->scan->xs_itup, part->ncolumns,
 											 RelationGetDescr(part->index), &isnull));
 	return true;
 }
@@ -318,4 +368,11 @@ compare_streams(Datum a, Datum b, void *arg)
 	int64		right = ((Stream *) DatumGetPointer(b))->id;
 
 	return (left > right) - (left < right);
+}
+
+/* the lowest one comes first */
+static int
+compare_lowest_first(Datum a, Datum b, void *arg)
+{
+	return -compare_streams(a, b, arg);
 }
