@@ -202,7 +202,9 @@ is_same('and all is stored');
 
 # -- one large transaction, in pieces ------------------------------------------------
 
-foreach my $streaming ('on', $subscriber->pg_version >= 16 ? 'parallel' : ())
+# In 18, whoever applies to a partitioned table with triggers warns of each row at
+# the end, without any extension; and in a parallel worker, that hangs.
+foreach my $streaming ('on', $subscriber->pg_version =~ /^1[67]/ ? 'parallel' : ())
 {
 	$subscriber->safe_psql($db, "ALTER SUBSCRIPTION events SET (streaming = $streaming)");
 	$publisher->safe_psql($db, <<'EOS');
@@ -290,6 +292,8 @@ $subscriber->safe_psql($db, <<'EOS');
 CREATE ROLE replicator LOGIN SUPERUSER;
 ALTER SUBSCRIPTION events OWNER TO replicator;
 EOS
+$subscriber->safe_psql($db, 'ALTER SUBSCRIPTION events SET (password_required = false)')
+  if $subscriber->pg_version >= 16;
 record($publisher, $db, 'before');
 catch_up();
 my $offset = -s $subscriber->logfile;
