@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "event.h"
 #include "evinbox.h"
 #include "recording.h"
 
@@ -138,11 +139,8 @@ record_one(JsonbContainer *object)
 		switch (members[member].kind)
 		{
 			case MEMBER_ID:
-				if (value.type == jbvNumeric)
-					datum = PointerGetDatum(cstring_to_text(DatumGetCString(DirectFunctionCall1(numeric_out,
-																								 NumericGetDatum(value.val.numeric)))));
-				else
-					datum = PointerGetDatum(get_string(&value, name));
+				datum = PointerGetDatum(value.type == jbvNumeric ?
+										evi_event_json_to_text(&value) : get_string(&value, name));
 				break;
 			case MEMBER_TEXT:
 				datum = PointerGetDatum(get_string(&value, name));

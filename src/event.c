@@ -51,6 +51,26 @@ static void insert_into_index(Relation rel, Relation index, EviEventIndex which,
 							  const Datum *values, const bool *isnull);
 static bool has_only_our_triggers(Relation rel);
 
+/* A subject's id is a text; of another type, it is what that is written as. */
+text *
+evi_event_id_to_text(Datum id, PGFunction out)
+{
+	if (!out)
+		return DatumGetTextPP(id);
+	return cstring_to_text(DatumGetCString(DirectFunctionCall1(out, id)));
+}
+
+/* In JSON, it is a string or a number; NULL if it is neither. */
+text *
+evi_event_json_to_text(const JsonbValue *value)
+{
+	if (value->type == jbvString)
+		return cstring_to_text_with_len(value->val.string.val, value->val.string.len);
+	if (value->type == jbvNumeric)
+		return evi_event_id_to_text(NumericGetDatum(value->val.numeric), numeric_out);
+	return NULL;
+}
+
 /* Refuses what can never be an event. NULL stands for a value not given. */
 void
 evi_event_check(text *subject_type, text *subject_id, text *action, Jsonb *metadata,

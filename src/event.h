@@ -9,6 +9,7 @@
 #define EVI_EVENT_H
 
 #include "access/htup.h"
+#include "fmgr.h"
 #include "utils/jsonb.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
@@ -22,6 +23,8 @@ typedef struct EviEventKey
 	text	   *actor;			/* may be NULL */
 } EviEventKey;
 
+extern text *evi_event_id_to_text(Datum id, PGFunction out);
+extern text *evi_event_json_to_text(const JsonbValue *value);
 extern void evi_event_check(text *subject_type, text *subject_id, text *action,
 							Jsonb *metadata, Jsonb *snapshot);
 extern void evi_event_check_action(text *subject_type, text *action, Jsonb *metadata);

@@ -26,6 +26,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "event.h"
 #include "evinbox.h"
 #include "feed.h"
 #include "query.h"
@@ -37,9 +38,17 @@
 /* what each query ends with; an inner LIMIT stops at what the page needs */
 #define NEWEST " ORDER BY id DESC LIMIT $4"
 
+/* the query for a single value of a column */
+#define EVENTS_OF(column) { \
+	.sql = "SELECT e FROM evinbox.event AS e WHERE e." column " OPERATOR(pg_catalog.=) $1[1]" \
+	" AND e.id OPERATOR(pg_catalog.<=) $3" NEWEST, \
+	.expected = SPI_OK_SELECT, \
+	.nargs = 4, \
+	.argtypes = {TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID}, \
+}
+
 static EviFeed *make_feed(EviEventIndex index, int nkeys);
 static bool get_subject(JsonbValue *pair, EviKey *key);
-static text *get_text(JsonbContainer *pair, int n);
 static void refuse_subject(int n);
 static int	compare_keys(const void *a, const void *b);
 static int	compare_texts(const text *a, const text *b);
@@ -118,23 +127,25 @@ evi_feed_max(FunctionCallInfo fcinfo, int argno)
 	return max;
 }
 
-/* the highest id of a page, by the argument that says where it begins; 0 is lower than all */
+/* the highest id of a page, by the argument that says where it begins */
 int64
 evi_feed_upto(FunctionCallInfo fcinfo, int argno)
 {
-	int64		before;
+	return PG_ARGISNULL(argno) ? PG_INT64_MAX : evi_feed_below(PG_GETARG_INT64(argno));
+}
 
-	if (PG_ARGISNULL(argno))
-		return PG_INT64_MAX;
-	before = PG_GETARG_INT64(argno);
-	return before > PG_INT64_MIN ? before - 1 : before;
+/* the highest id that comes after this one; nothing is below the least that there can be */
+int64
+evi_feed_below(int64 id)
+{
+	return id > PG_INT64_MIN ? id - 1 : id;
 }
 
 /* Locks evinbox.event, which the caller of the function must be allowed to read. */
 Relation
 evi_feed_open(void)
 {
-	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	Relation	event = evi_relation_open(EVI_EVENT, AccessShareLock);
 	Oid			relid = RelationGetRelid(event);
 
 	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
@@ -172,23 +183,9 @@ get_subject(JsonbValue *pair, EviKey *key)
 
 	if (!container || !JsonContainerIsArray(container) || JsonContainerSize(container) != 2)
 		return false;
-	key->column[0] = get_text(container, 0);
-	key->column[1] = get_text(container, 1);
+	for (int i = 0; i < 2; i++)
+		key->column[i] = evi_event_json_to_text(getIthJsonbValueFromContainer(container, i));
 	return key->column[0] && key->column[1];
-}
-
-/* NULL if it is neither a string nor a number */
-static text *
-get_text(JsonbContainer *pair, int n)
-{
-	JsonbValue *value = getIthJsonbValueFromContainer(pair, n);
-
-	if (value->type == jbvString)
-		return cstring_to_text_with_len(value->val.string.val, value->val.string.len);
-	if (value->type == jbvNumeric)
-		return cstring_to_text(DatumGetCString(DirectFunctionCall1(numeric_out,
-																   NumericGetDatum(value->val.numeric))));
-	return NULL;
 }
 
 static void
@@ -235,20 +232,8 @@ read_by_query(const EviFeed *feed, int64 upto, int most, HeapTuple *tuples)
 		.nargs = 4,
 		.argtypes = {TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID},
 	};
-	static EviQuery actor = {
-		.sql = "SELECT e FROM evinbox.event AS e WHERE e.actor OPERATOR(pg_catalog.=) $1[1]"
-		" AND e.id OPERATOR(pg_catalog.<=) $3" NEWEST,
-		.expected = SPI_OK_SELECT,
-		.nargs = 4,
-		.argtypes = {TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID},
-	};
-	static EviQuery scope = {
-		.sql = "SELECT e FROM evinbox.event AS e WHERE e.scope OPERATOR(pg_catalog.=) $1[1]"
-		" AND e.id OPERATOR(pg_catalog.<=) $3" NEWEST,
-		.expected = SPI_OK_SELECT,
-		.nargs = 4,
-		.argtypes = {TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID},
-	};
+	static EviQuery actor = EVENTS_OF("actor");
+	static EviQuery scope = EVENTS_OF("scope");
 	EviQuery   *query = feed->index == EVI_EVENT_FEED_OF_SUBJECT ? &subjects :
 		feed->index == EVI_EVENT_FEED_OF_ACTOR ? &actor : &scope;
 	MemoryContext context = CurrentMemoryContext;

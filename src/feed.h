@@ -26,6 +26,7 @@ extern EviFeed *evi_feed_of_actor(text *actor);
 extern EviFeed *evi_feed_of_scope(text *scope);
 extern int	evi_feed_max(FunctionCallInfo fcinfo, int argno);
 extern int64 evi_feed_upto(FunctionCallInfo fcinfo, int argno);
+extern int64 evi_feed_below(int64 id);
 extern Relation evi_feed_open(void);
 extern int	evi_feed_read(const EviFeed *feed, Relation event, int64 upto, int most,
 						  HeapTuple *tuples);

@@ -224,7 +224,7 @@ collect(ReturnSetInfo *result, const EviFeed *feed, const Rule *rule, Relation e
 				start_run(&run, tuples[i], desc, rule);
 			add_to_run(&run, &entry);
 			MemoryContextSwitchTo(work);
-			upto = entry.id > PG_INT64_MIN ? entry.id - 1 : entry.id;
+			upto = evi_feed_below(entry.id);
 		}
 		MemoryContextSwitchTo(former);
 		piece = Min(piece * 2, MAX_PIECE);

@@ -242,14 +242,12 @@ prepare_handler(EviInbox *inbox, EviHandler *handler)
 	 * The one that takes the configuration, if there are both. One that a
 	 * stranger has put beside the owner's does not count.
 	 */
-	for (int nargs = 2; nargs > 0; nargs--)
+	for (int nargs = 2; nargs > 0 && !may_be_handler(function); nargs--)
 	{
 		Oid			found = LookupFuncName(names, nargs, args, true);
 
-		if (!OidIsValid(found) || (OidIsValid(function) && !may_be_handler(found)))
+		if (OidIsValid(function) && !may_be_handler(found))
 			continue;
-		if (OidIsValid(function) && may_be_handler(function))
-			break;
 		function = found;
 		handler->nargs = nargs;
 	}
@@ -277,7 +275,8 @@ prepare_handler(EviInbox *inbox, EviHandler *handler)
 static bool
 may_be_handler(Oid function)
 {
-	return owner_of(function) == GetUserId() || superuser_arg(owner_of(function));
+	return OidIsValid(function) &&
+		(owner_of(function) == GetUserId() || superuser_arg(owner_of(function)));
 }
 
 static void

@@ -17,6 +17,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "event.h"
 #include "evinbox.h"
 #include "incarnation.h"
 #include "outbox.h"
@@ -55,7 +56,6 @@ PG_FUNCTION_INFO_V1(evinbox_event_refuse_change);
 PG_FUNCTION_INFO_V1(evinbox_refuse_replicated);
 
 static Datum record_event(FunctionCallInfo fcinfo, PGFunction id_out);
-static void check_id(int64 id);
 
 Datum
 evinbox_record_event(PG_FUNCTION_ARGS)
@@ -93,8 +93,7 @@ evinbox_event_before_insert(PG_FUNCTION_ARGS)
 	values = palloc(sizeof(Datum) * desc->natts);
 	isnull = palloc(sizeof(bool) * desc->natts);
 	heap_deform_tuple(trigger->tg_trigtuple, desc, values, isnull);
-	if (!superuser())
-		check_id(DatumGetInt64(values[Anum_event_id - 1]));
+	evi_relation_check_id(EVI_EVENT_SEQ, DatumGetInt64(values[Anum_event_id - 1]), "an event");
 	evi_recording_complete(values, isnull);
 
 	for (int i = 0; i < lengthof(completed); i++)
@@ -190,10 +189,9 @@ record_event(FunctionCallInfo fcinfo, PGFunction id_out)
 		values[columns[i].attno - 1] = PG_GETARG_DATUM(columns[i].arg);
 		isnull[columns[i].attno - 1] = PG_ARGISNULL(columns[i].arg);
 	}
-	if (id_out && !PG_ARGISNULL(ARG_SUBJECT_ID))
+	if (!PG_ARGISNULL(ARG_SUBJECT_ID))
 		values[Anum_event_subject_id - 1] =
-			PointerGetDatum(cstring_to_text(DatumGetCString(DirectFunctionCall1(id_out,
-																				 PG_GETARG_DATUM(ARG_SUBJECT_ID)))));
+			PointerGetDatum(evi_event_id_to_text(PG_GETARG_DATUM(ARG_SUBJECT_ID), id_out));
 
 	id = evi_recording_record(values, isnull,
 							  PG_ARGISNULL(ARG_THROTTLE) ? NULL : PG_GETARG_INTERVAL_P(ARG_THROTTLE),
@@ -201,14 +199,4 @@ record_event(FunctionCallInfo fcinfo, PGFunction id_out)
 	if (id == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(id);
-}
-
-static void
-check_id(int64 id)
-{
-	if (!evi_relation_has_given(EVI_EVENT_SEQ, id))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("only superusers may choose the id of an event"),
-				 errhint("Leave it out.")));
 }

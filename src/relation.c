@@ -91,6 +91,7 @@ static struct
 	EviPartition *partition;
 }			cache;
 
+static bool has_given(EviTable sequence, int64 value);
 static void begin_scan(EviScan *scan, Oid index, Snapshot snapshot, int nkeys, ScanKey keys);
 static bool load_cache(bool missing_ok);
 static bool load_tables(void);
@@ -129,9 +130,20 @@ evi_relation_open(EviTable table, LOCKMODE mode)
 	return rel;
 }
 
+/* Refuses an id that somebody has chosen: what is left of a former row, and locks, go by it. */
+void
+evi_relation_check_id(EviTable sequence, int64 id, const char *of_what)
+{
+	if (!superuser() && !has_given(sequence, id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only superusers may choose the id of %s", of_what),
+				 errhint("Leave it out.")));
+}
+
 /* Is it the value that a sequence has just given this session? */
-bool
-evi_relation_has_given(EviTable sequence, int64 value)
+static bool
+has_given(EviTable sequence, int64 value)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			userid;

@@ -80,7 +80,7 @@ typedef struct EviEntries
 extern bool evi_relation_installed(void);
 extern Oid	evi_relation_oid(EviTable table);
 extern Relation evi_relation_open(EviTable table, LOCKMODE mode);
-extern bool evi_relation_has_given(EviTable sequence, int64 value);
+extern void evi_relation_check_id(EviTable sequence, int64 id, const char *of_what);
 extern bool evi_relation_partition(int n, EviPartition *partition);
 extern EviPartition *evi_relation_partitions(int *count);
 extern void evi_relation_partition_of(int64 event_id, EviPartition *partition);

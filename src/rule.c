@@ -73,7 +73,6 @@ static void check_rights(const RuleRow *row, const char *verb);
 static char *check_code(const RuleRow *row, Oid owner);
 static void check_condition_context(void *arg);
 static void check_number_of_rules(void);
-static void check_id(int32 id);
 static int	get_int(const RuleRow *row, int attno);
 
 /* BEFORE INSERT OR UPDATE FOR EACH ROW */
@@ -117,8 +116,7 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 					 errmsg("owner_id of an inbox cannot be given"),
 					 errhint("A dump is restored by COPY: use pg_dump without --inserts.")));
 		check_number_of_rules();
-		if (!superuser())
-			check_id(get_int(&new, Anum_inbox_id));
+		evi_relation_check_id(EVI_INBOX_SEQ, get_int(&new, Anum_inbox_id), "an inbox");
 	}
 	else if (!same_text(&new, &old, Anum_inbox_start_at))
 		ereport(ERROR,
@@ -479,17 +477,6 @@ check_number_of_rules(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot have more than %d inboxes", MAX_RULES),
 				 errhint("Let one inbox serve many cases: its handler can look up what to do in a table.")));
-}
-
-/* What is left of a former rule, and locks, go by it. */
-static void
-check_id(int32 id)
-{
-	if (!evi_relation_has_given(EVI_INBOX_SEQ, id))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("only superusers may choose the id of an inbox"),
-				 errhint("Leave it out.")));
 }
 
 static int

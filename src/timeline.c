@@ -14,6 +14,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/tuplestore.h"
 
+#include "event.h"
 #include "feed.h"
 
 PG_FUNCTION_INFO_V1(evinbox_subject_feed);
@@ -65,14 +66,10 @@ evinbox_feed(PG_FUNCTION_ARGS)
 static Datum
 subject_feed(FunctionCallInfo fcinfo, PGFunction id_out)
 {
-	text	   *id;
-
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		return show(fcinfo, NULL, 2);
-	id = id_out ?
-		cstring_to_text(DatumGetCString(DirectFunctionCall1(id_out, PG_GETARG_DATUM(1)))) :
-		PG_GETARG_TEXT_PP(1);
-	return show(fcinfo, evi_feed_of_subject(PG_GETARG_TEXT_PP(0), id), 2);
+	return show(fcinfo, evi_feed_of_subject(PG_GETARG_TEXT_PP(0),
+											evi_event_id_to_text(PG_GETARG_DATUM(1), id_out)), 2);
 }
 
 /* The arguments from that one on are before_id and max. No feed is an empty one. */
