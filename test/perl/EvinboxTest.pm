@@ -18,9 +18,9 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
-  evinbox_node install_evinbox install_gate install_elsewhere add_inbox record record_many
+  evinbox_node install_evinbox let_all_handle install_work install_gate install_elsewhere add_inbox record record_many
   wait_for wait_for_workers wait_for_handled is_sql
-  is_exactly_once is_healthy pids_of set_conf start_pgbench finish poll_start
+  is_exactly_once is_healthy said pids_of set_conf start_pgbench finish poll_start
 );
 
 # A server that is as in real life in what matters here.
@@ -62,6 +62,33 @@ LANGUAGE sql AS $$
 	INSERT INTO public.handled (inbox, event_id, subject, action)
 	VALUES (config->>'inbox', e.id, e.subject_id, e.action)
 $$;
+EOS
+}
+
+# Rules of all roles may use it.
+sub let_all_handle
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql($db, <<'EOS');
+GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
+GRANT INSERT ON public.handled TO PUBLIC;
+GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
+EOS
+}
+
+# Another handler for all, which takes as long as its configuration says.
+sub install_work
+{
+	my ($node, $db) = @_;
+
+	let_all_handle($node, $db);
+	$node->safe_psql($db, <<'EOS');
+CREATE FUNCTION public.work(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_sleep((config->>'seconds')::float8);
+	PERFORM public.handle(e, config);
+END $$;
 EOS
 }
 
@@ -223,6 +250,19 @@ sub is_healthy
 	  split /\n/, slurp_file($node->logfile);
 
 	is("@bad", '', $name // 'the log is clean');
+}
+
+# How often our processes have said something since a place in the log.  Those that
+# were asked to leave say so, as those of the server do.  The log's lines have to
+# begin with "%m [%b] ".
+sub said
+{
+	my ($node, $from, $pattern) = @_;
+	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
+	  split /\n/, slurp_file($node->logfile, $from);
+
+	note $_ foreach @lines;
+	return scalar(grep { !defined $pattern || /$pattern/ } @lines);
 }
 
 # process ids of the workers of a kind

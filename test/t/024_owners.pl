@@ -20,10 +20,8 @@ my $db = 'app';
 
 $node->safe_psql('postgres', "CREATE DATABASE $db");
 install_evinbox($node, $db);
+let_all_handle($node, $db);
 $node->safe_psql($db, <<'EOS');
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
 ALTER TABLE public.handled ADD at timestamptz DEFAULT clock_timestamp();
 CREATE FUNCTION public.work(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN

@@ -22,10 +22,8 @@ foreach my $database ($db, 'second')
 {
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	install_evinbox($node, $database);
+	let_all_handle($node, $database);
 	$node->safe_psql($database, <<EOS);
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
 CREATE FUNCTION public.work(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS \$\$
 BEGIN
 	IF e.action = 'long' THEN
@@ -47,18 +45,6 @@ sub add_work
 
 	add_inbox($node, $database, $owner, owner => $owner, handler => 'public.work', backoff => '0.1 s',
 		config => qq({"inbox": "$owner", "seconds": @{[ $owner eq 'slow' ? 0.005 : 0 ]}}), %column);
-}
-
-# How often our processes have said something since a place in the log.  Those that
-# were asked to leave say so, as those of the server do.
-sub said
-{
-	my ($from, $pattern) = @_;
-	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
-	  split /\n/, slurp_file($node->logfile, $from);
-
-	note $_ foreach @lines;
-	return scalar(grep { !defined $pattern || /$pattern/ } @lines);
 }
 
 # An event is handled after all that were there before.
@@ -138,7 +124,7 @@ goes_on('renamed', 'renamed');
 wait_for($node, $db, "SELECT owner = 'other' FROM evinbox.inbox WHERE name = 'renamed'",
 	'its rule has the new name');
 change('ALTER ROLE other RENAME TO renamed');
-is(said($since), 0, 'nobody mentions it');
+is(said($node, $since), 0, 'nobody mentions it');
 end_load($load);
 
 # -- rights that come and go ------------------------------------------------------------
@@ -195,7 +181,7 @@ foreach my $case (@cases)
 	is_sql($node, $db, "SELECT count(*) FROM handled WHERE inbox = '$inbox'", $handled, 'its events wait');
 	change($mend);
 	goes_on($inbox, $mend);
-	is(said($since), 0, "$break: nobody tries in vain");
+	is(said($node, $since), 0, "$break: nobody tries in vain");
 	foreach my $round (1 .. 5)
 	{
 		change($break);
@@ -204,8 +190,8 @@ foreach my $case (@cases)
 	goes_on($inbox, 'again and again');
 
 	# a runner may be on its way while its right is taken away again
-	cmp_ok(said($since), '<=', 5, "$break: again and again, nobody tries twice in vain");
-	is(said($since), said($since, qr/not permitted to log in|permission denied for database/),
+	cmp_ok(said($node, $since), '<=', 5, "$break: again and again, nobody tries twice in vain");
+	is(said($node, $since), said($node, $since, qr/not permitted to log in|permission denied for database/),
 		"$break: and says why");
 	end_load($load);
 }
@@ -228,7 +214,7 @@ foreach my $case (
 	wait_for($node, $db, "SELECT starts >= 2 AND state IN ('running', 'waiting')"
 		  . " FROM evinbox.worker_status WHERE owner = '$inbox'", "$break: its runner is started again");
 	goes_on('steady', $break);
-	cmp_ok(said($before), '<=', 1, "$break: if in vain, that is said once");
+	cmp_ok(said($node, $before), '<=', 1, "$break: if in vain, that is said once");
 	$_->quit foreach @sessions;
 	change($mend);
 	goes_on($inbox, $mend);
@@ -337,8 +323,8 @@ foreach my $case (
 }
 $node->safe_psql($db, "CREATE OR REPLACE $body") foreach 1 .. 20;
 goes_on('maker', 'replaced again and again');
-cmp_ok(said($since, qr/inbox "maker" is halted/), '<=', $breaks, 'each halt is mentioned once');
-is(said($since), said($since, qr/inbox "maker" is halted/), 'and nothing else');
+cmp_ok(said($node, $since, qr/inbox "maker" is halted/), '<=', $breaks, 'each halt is mentioned once');
+is(said($node, $since), said($node, $since, qr/inbox "maker" is halted/), 'and nothing else');
 
 # -- in the end -------------------------------------------------------------------------------------
 

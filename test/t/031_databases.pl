@@ -25,16 +25,7 @@ sub install_busy
 	my ($db) = @_;
 
 	install_evinbox($node, $db);
-	$node->safe_psql($db, <<'EOS');
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
-CREATE FUNCTION public.work(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM pg_sleep((config->>'seconds')::float8);
-	PERFORM public.handle(e, config);
-END $$;
-EOS
+	install_work($node, $db);
 	add_inbox($node, $db, 'quick', owner => 'quick');
 	add_inbox($node, $db, 'slow', owner => 'slow', handler => 'public.work',
 		config => '{"inbox": "slow", "seconds": 0.003}');
@@ -101,17 +92,6 @@ sub waits_little
 	keep_busy('busy') if $is_busy;
 	cmp_ok(seconds_of(sprintf $command, 'busy', 'busy_copy') - $plain,
 		'<', 2, "$name does not wait for long");
-}
-
-# How often our processes have said something since a place in the log.  Those that
-# were asked to leave say so, as those of the server do.
-sub said
-{
-	my ($from, $pattern) = @_;
-	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
-	  split /\n/, slurp_file($node->logfile, $from);
-
-	return scalar(grep { !defined $pattern || /$pattern/ } @lines);
 }
 
 $node->safe_psql('postgres', "CREATE ROLE $_ LOGIN") for qw(quick slow sleepy stranger);
@@ -322,10 +302,10 @@ each_is_handled('in the end', @many);
 
 # a coordinator may be asked to leave a copy before it has said that
 my %made = (busy_copy => 2, copy0 => 1, copy1 => 1, copy2 => 1, made => 1);
-cmp_ok(said($start_of_log, qr/dispatch is quiet in database "$_"/),
+cmp_ok(said($node, $start_of_log, qr/dispatch is quiet in database "$_"/),
 	'<=', $made{$_}, "$_ is said to be quiet once")
   foreach sort keys %made;
-is(said($start_of_log), said($start_of_log, qr/dispatch is quiet in database/), 'and nothing else');
+is(said($node, $start_of_log), said($node, $start_of_log, qr/dispatch is quiet in database/), 'and nothing else');
 
 is_healthy($node);
 $node->stop;

@@ -73,16 +73,7 @@ sub install
 {
 	$node->safe_psql($db, 'DROP TABLE IF EXISTS public.handled');
 	install_evinbox($node, $db);
-	$node->safe_psql($db, <<'EOS');
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
-CREATE FUNCTION public.work(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM pg_sleep((config->>'seconds')::float8);
-	PERFORM public.handle(e, config);
-END $$;
-EOS
+	install_work($node, $db);
 	my %seconds = (quick => 0, slow => 0.002, sleepy => 0.3);
 	add_inbox($node, $db, $_, owner => $_, handler => 'public.work', backoff => '0.1 s',
 		config => qq({"inbox": "$_", "seconds": $seconds{$_}}),
@@ -115,18 +106,6 @@ sub each_is_handled
 	is_sql($node, $db, 'SELECT count(*) FROM evinbox.delivery', '0', "$name: none has failed");
 }
 
-# What our processes have said since a place in the log.  Those that were asked to
-# leave say so, as those of the server do.
-sub said
-{
-	my ($from, $pattern) = @_;
-	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
-	  split /\n/, slurp_file($node->logfile, $from);
-
-	note $_ foreach @lines;
-	return scalar(grep { !defined $pattern || /$pattern/ } @lines);
-}
-
 # no such schema, function, table or extension
 my $not_there = '3F000,42883,42P01,55000';
 
@@ -156,7 +135,7 @@ keep_busy();
 end_load($load, $not_there, 'dropped and created');
 is_sql($node, $db, 'SELECT count(*) > 0 FROM refused', 't', 'they did meet some');
 each_is_handled('dropped and created');
-is(said($since), 0, 'nothing was said');
+is(said($node, $since), 0, 'nothing was said');
 
 # -- updated -----------------------------------------------------------------------------------
 
@@ -203,7 +182,7 @@ SKIP:
 	each_is_handled('updated, and restarted');
 	is_sql($node, $db, "SELECT evinbox.note_of('slow')", 'noted', 'and stays');
 	update_to('1.0', 'taken back');
-	is(said($since), 0, 'nothing was said');
+	is(said($node, $since), 0, 'nothing was said');
 }
 
 # a newer library, which an older script does not suit
@@ -238,8 +217,8 @@ SKIP:
 	keep_busy();
 	end_load($load, '55000', 'with an older script');
 	each_is_handled('with the right script again');
-	is(said($since), 1, 'one thing was said');
-	is(said($since, qr/extension "evinbox" in database "app" does not fit its library/), 1, 'that it does not fit');
+	is(said($node, $since), 1, 'one thing was said');
+	is(said($node, $since, qr/extension "evinbox" in database "app" does not fit its library/), 1, 'that it does not fit');
 }
 
 # -- by somebody who may not ---------------------------------------------------------------------
@@ -281,8 +260,8 @@ EOS
 	# a loop would show in this time
 	wait_for($node, $db, 'SELECT pg_sleep(2) IS NOT NULL', "without $name: another coordinator starts");
 	isnt(join(' ', pids_of($node, 'coordinator')), $pid, "without $name: it is another");
-	cmp_ok(said($since, qr/coordinator\]/), '<=', 2, "without $name: each says one thing");
-	cmp_ok(said($since, qr/runner\]/), '<=', @owners, "without $name: and so does each runner");
+	cmp_ok(said($node, $since, qr/coordinator\]/), '<=', 2, "without $name: each says one thing");
+	cmp_ok(said($node, $since, qr/runner\]/), '<=', @owners, "without $name: and so does each runner");
 	$node->safe_psql($db, <<EOS);
 BEGIN;
 ALTER TABLE evinbox_internal.gone RENAME TO $name;

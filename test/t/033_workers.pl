@@ -23,13 +23,11 @@ my @owners = map { "o$_" } 1 .. 8;
 
 $node->safe_psql('postgres', "CREATE DATABASE $db");
 install_evinbox($node, $db);
+let_all_handle($node, $db);
 
 # Each owner's handler has its own way to spend time on a long event, as long as
 # the gate is shut; who is in there can be seen by a lock.
 $node->safe_psql($db, <<'EOS');
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
 CREATE TABLE public.gate (is_shut boolean);
 CREATE TABLE public.locked ();
 GRANT ALL ON public.gate, public.locked TO PUBLIC;
@@ -82,17 +80,6 @@ sub each_is_handled
 		'0|0', "$name: no event was blamed");
 }
 
-# How often our processes have said something since a place in the log.  Those that
-# were asked to leave say so, as those of the server do.
-sub said
-{
-	my ($from, $pattern) = @_;
-	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
-	  split /\n/, slurp_file($node->logfile, $from);
-
-	return scalar(grep { !defined $pattern || /$pattern/ } @lines);
-}
-
 sub restart_with
 {
 	$node->append_conf('postgresql.conf', join("\n", @_));
@@ -134,7 +121,7 @@ my $bench = start_pgbench($node, $db, $writing, '-c', 2, '-R', 100, '-t', 200);
 set_conf($node, 'evinbox.enabled', 'on');
 wait_for($node, $db, "SELECT starts >= 3 FROM evinbox.worker_status WHERE kind = 'scout'",
 	'without room, it is tried again and again');
-is(said($since, 'could not start a background worker'), 1, 'but said once');
+is(said($node, $since, 'could not start a background worker'), 1, 'but said once');
 is_sql($node, $db, "SELECT DISTINCT state FROM evinbox.inbox_status WHERE name IN ('o1', 'o2', 'o3')",
 	'no worker', 'and shown');
 leave_places(2);
@@ -144,7 +131,7 @@ wait_for($node, $db, "SELECT count(*) = 3 FROM evinbox.worker_status WHERE kind 
 	'with more, all do');
 ok(finish($bench), 'writers noticed nothing');
 each_is_handled('there was no room', @owners[ 0 .. 2 ]);
-is(said($since), 1, 'nothing else was said');
+is(said($node, $since), 1, 'nothing else was said');
 ok(!finish($hogs), 'the others are gone');
 
 # -- no room, because of our own limit -------------------------------------------------------
@@ -162,7 +149,7 @@ ok(finish($bench), 'writers noticed nothing');
 my ($served) = split /\n/,
   $node->safe_psql($db, "SELECT name FROM evinbox.inbox_status WHERE state = 'running'");
 each_is_handled('with a place for one', $served);
-is(said($since, 'wants more runners than it may have workers'), 1, 'the limit is mentioned once');
+is(said($node, $since, 'wants more runners than it may have workers'), 1, 'the limit is mentioned once');
 
 # no place at all for another database, and every command makes us look again
 install_evinbox($node, 'two');
@@ -175,8 +162,8 @@ foreach my $round (1 .. 5)
 	wait_for($node, $db, "SELECT NOT EXISTS (SELECT FROM evinbox.worker_status WHERE kind = 'scout')",
 		"round $round: somebody has looked");
 }
-is(said($since, 'more databases than it may have workers'), 1, 'that is mentioned once as well');
-is(said($since), 2, 'nothing else was said');
+is(said($node, $since, 'more databases than it may have workers'), 1, 'that is mentioned once as well');
+is(said($node, $since), 2, 'nothing else was said');
 $node->safe_psql($_, 'DROP EXTENSION evinbox CASCADE') for qw(two three);
 
 restart_with('max_worker_processes = 40', 'evinbox.max_workers = 20');
@@ -196,7 +183,7 @@ foreach my $round (1 .. 5)
 }
 ok(finish($bench), 'writers noticed nothing');
 each_is_handled('off and on', @owners[ 0 .. 2 ]);
-is(said($since), 0, 'nothing was said');
+is(said($node, $since), 0, 'nothing was said');
 
 # -- ended one by one ------------------------------------------------------------------------------
 
@@ -214,7 +201,7 @@ foreach my $round (1 .. 40)
 }
 ok(finish($bench), 'writers noticed nothing');
 each_is_handled("$ended were ended", @owners);
-is(said($since), 0, 'nothing but that was said');
+is(said($node, $since), 0, 'nothing but that was said');
 
 # -- with the server --------------------------------------------------------------------------------
 

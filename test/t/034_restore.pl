@@ -30,10 +30,8 @@ $target->safe_psql('postgres', "CREATE ROLE $_ LOGIN") foreach qw(keeper clerk);
 # Each inbox has something left to do when the dump is taken, each in another way.
 
 install_evinbox($source, $db);
+let_all_handle($source, $db);
 $source->safe_psql($db, <<'EOS');
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	evinbox.record_event(text, text, text, text, jsonb, interval, text, jsonb, text, timestamptz) TO PUBLIC;
 INSERT INTO evinbox.action VALUES ('Closed', 'opened', '{}'), ('Closed', 'shut', '{by}');

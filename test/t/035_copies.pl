@@ -19,10 +19,8 @@ my $db = 'app';
 $node->safe_psql('postgres', "CREATE DATABASE $db");
 $node->safe_psql('postgres', 'CREATE ROLE clerk LOGIN');
 install_evinbox($node, $db);
+let_all_handle($node, $db);
 $node->safe_psql($db, <<'EOS');
-GRANT USAGE ON SCHEMA evinbox TO PUBLIC;
-GRANT INSERT ON public.handled TO PUBLIC;
-GRANT USAGE ON SEQUENCE public.handled_n_seq TO PUBLIC;
 CREATE TABLE public.failing (database name);
 GRANT SELECT ON public.failing TO PUBLIC;
 CREATE FUNCTION public.fail_here(e evinbox.event, config jsonb) RETURNS void LANGUAGE plpgsql AS $$
