@@ -7,17 +7,18 @@
 #                             and pg_upgrade from the oldest one
 #   make check-deep           the same with assertions, without caches, under valgrind
 #   make check-history        kill everything again and again, for long (ROUNDS=100)
+#   make check-smith          try SQL made at random (SMITH_SECONDS=600)
 #   make demo                 show it at work on this machine's changelogs
 #   make bench                measure it
 #
 # "make installcheck" wants a superuser's server with the extension installed.
 # The isolation tests also want evinbox.enabled = off, as in test/conf.
 
-ifneq (,$(filter check check-matrix check-deep check-history demo bench,$(MAKECMDGOALS)))
+ifneq (,$(filter check check-matrix check-deep check-history check-smith demo bench,$(MAKECMDGOALS)))
 
 # These install what they need, PostgreSQL included, so they cannot start from
 # pg_config; and PGXS has a "check" of its own, which only refuses.
-check check-history demo bench:
+check check-history check-smith demo bench:
 	@test/run $@
 
 check-matrix:
@@ -26,7 +27,7 @@ check-matrix:
 check-deep:
 	@test/deep
 
-.PHONY: check check-matrix check-deep check-history demo bench
+.PHONY: check check-matrix check-deep check-history check-smith demo bench
 
 else
 
