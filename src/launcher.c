@@ -51,6 +51,7 @@ static long look_after_workers(void);
 static void review_worker(EviWorker *worker, TimestampTz now);
 static void put_off(const EviWorker *failed, TimestampTz until);
 static bool may_start(const EviWorker *worker);
+static void mark_starting(EviWorker *worker, TimestampTz now);
 static void start_worker(int slot, EviWorkerKind kind, TimestampTz now);
 static bool register_worker(int slot, EviWorkerKind kind);
 static void complain(TimestampTz now);
@@ -172,6 +173,10 @@ look_after_workers(void)
 		review_worker(worker, now);
 		kind = worker->kind;
 		is_due = worker->next_start_at <= now && may_start(worker);
+
+		/* at once: whoever keeps us out of the database from now on waits for it */
+		if (is_due)
+			mark_starting(worker, now);
 		evi_shmem_unlock();
 
 		if (is_due)
@@ -250,22 +255,30 @@ may_start(const EviWorker *worker)
 	return first && first->state == EVI_WORKER_RUNNING && first->is_ready;
 }
 
-/* Only the launcher starts workers, so a slot that is due stays due. */
+/* The caller holds the lock. */
 static void
-start_worker(int slot, EviWorkerKind kind, TimestampTz now)
+mark_starting(EviWorker *worker, TimestampTz now)
 {
-	EviWorker  *worker = evi_shmem_slot(slot);
-	Oid			database = kind == EVI_SCOUT ? pick_database() : InvalidOid;
-
-	evi_shmem_lock(true);
-	if (kind == EVI_SCOUT)
-		worker->database = database;
 	worker->state = EVI_WORKER_STARTING;
 	worker->is_ready = false;
 	worker->starts++;
 	worker->next_start_at = TimestampTzPlusMilliseconds(now, STARTING_MS);
-	evi_shmem_unlock();
+}
 
+/* One that is marked as starting. */
+static void
+start_worker(int slot, EviWorkerKind kind, TimestampTz now)
+{
+	EviWorker  *worker = evi_shmem_slot(slot);
+
+	if (kind == EVI_SCOUT)
+	{
+		Oid			database = pick_database();
+
+		evi_shmem_lock(true);
+		worker->database = database;
+		evi_shmem_unlock();
+	}
 	if (register_worker(slot, kind))
 		return;
 
