@@ -108,17 +108,24 @@ evinbox_workers(PG_FUNCTION_ARGS)
 		[EVI_RUNNER] = "runner",
 	};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			slots = evi_shmem_available() ? evi_shmem_slots() : 0;
+	EviWorker  *workers = palloc(sizeof(EviWorker) * slots);
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; evi_shmem_available() && i < evi_shmem_slots(); i++)
+
+	/* all at one time: one may follow another while we look */
+	if (slots > 0)
 	{
-		EviWorker	worker;
+		evi_shmem_lock(false);
+		memcpy(workers, evi_shmem_slot(0), sizeof(EviWorker) * slots);
+		evi_shmem_unlock();
+	}
+	for (int i = 0; i < slots; i++)
+	{
+		EviWorker	worker = workers[i];
 		Datum		values[8];
 		bool		isnull[8] = {0};
 
-		evi_shmem_lock(false);
-		worker = *evi_shmem_slot(i);
-		evi_shmem_unlock();
 		if (worker.state == EVI_WORKER_FREE)
 			continue;
 

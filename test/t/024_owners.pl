@@ -41,7 +41,9 @@ foreach my $owner (@owners)
 		subject_types => "{Thing,$owner}");
 }
 
-my $runners = "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evinbox runner')";
+# Of those with a place: pg_stat_activity also shows those that have given it up
+# and are about to exit.
+my $runners = "(SELECT count(*) FROM evinbox.worker_status WHERE kind = 'runner' AND pid IS NOT NULL)";
 my $most = 0;
 
 # Polls until a query says true, and watches the number of runners.
