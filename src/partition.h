@@ -12,6 +12,8 @@
 #define EVI_PARTITION_LOOK 65536
 
 extern bool evi_partition_make(void);
-extern void evi_partition_make_at(int64 from);
+extern void evi_partition_make_at(const char *name);
+extern bool evi_partition_is_ours(Oid relid);
+extern bool evi_partition_is_referenced(Oid relid);
 
 #endif							/* EVI_PARTITION_H */

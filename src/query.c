@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -36,6 +37,7 @@
 /* what a rule's statement reads */
 #define EVENTS_RELATION "events"
 
+static void prepare(EviQuery *query);
 static void check_expression(const char *condition);
 static void check_statement(const char *statement);
 static List *parse(const char *text, RawParseMode mode);
@@ -85,16 +87,7 @@ evi_query_close(void)
 uint64
 evi_query_run(EviQuery *query, Datum *args, const char *nulls, long limit)
 {
-	if (query->plan == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(query->sql, query->nargs, query->argtypes);
-
-		if (plan == NULL)
-			elog(ERROR, "could not prepare \"%s\": %s", query->sql,
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		query->plan = plan;
-	}
+	prepare(query);
 	expect(SPI_execute_plan(query->plan, args, nulls, false, limit),
 		   query->expected, query->sql);
 	return SPI_processed;
@@ -112,6 +105,26 @@ evi_query_run_alone(EviQuery *query, Datum *args, const char *nulls)
 	result = evi_query_run(query, args, nulls, 0);
 	evi_section_leave(&section);
 	evi_query_close();
+	return result;
+}
+
+/* likewise, with what is committed by now, whatever the transaction's isolation */
+uint64
+evi_query_run_latest(EviQuery *query, Datum *args)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EviSection	section;
+	uint64		result;
+
+	evi_query_open();
+	evi_section_enter(&section);
+	prepare(query);
+	expect(SPI_execute_snapshot(query->plan, args, NULL, snapshot, InvalidSnapshot, false, true, 0),
+		   query->expected, query->sql);
+	result = SPI_processed;
+	evi_section_leave(&section);
+	evi_query_close();
+	UnregisterSnapshot(snapshot);
 	return result;
 }
 
@@ -234,6 +247,21 @@ evi_statement_run(SPIPlanPtr plan)
 
 	if (result < 0)
 		elog(ERROR, "could not run a statement: %s", SPI_result_code_string(result));
+}
+
+static void
+prepare(EviQuery *query)
+{
+	SPIPlanPtr	plan;
+
+	if (query->plan)
+		return;
+	plan = SPI_prepare(query->sql, query->nargs, query->argtypes);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", query->sql,
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	query->plan = plan;
 }
 
 /*

@@ -11,6 +11,7 @@
 #include "access/genam.h"
 #include "access/itup.h"
 #include "access/skey.h"
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
@@ -51,6 +52,7 @@ typedef struct EviPartition
 	bool		is_default;		/* it has whatever no range has */
 	int64		first;			/* the range of its ids */
 	int64		last;
+	TimestampTz opened_at;		/* when its first event was recorded; 0 if not known */
 	Oid			index[EVI_EVENT_INDEXES];
 } EviPartition;
 
@@ -72,9 +74,11 @@ typedef struct EviEntries
 } EviEntries;
 
 extern bool evi_relation_installed(void);
+extern uint64 evi_relation_changes(void);
 extern Oid	evi_relation_oid(EviTable table);
 extern bool evi_relation_has_given(EviTable sequence, int64 value);
 extern bool evi_relation_partition(int n, EviPartition *partition);
+extern void evi_relation_note_opened(Oid partition, TimestampTz opened_at);
 extern EviPartition *evi_relation_partitions(int *count);
 extern void evi_relation_partition_of(int64 event_id, EviPartition *partition);
 

@@ -143,6 +143,8 @@ SELECT results_eq(
 	$$VALUES
 		('discard', 'inbox text, event_id bigint', 'void'),
 		('dispatch_replicated', 'enabled boolean', 'void'),
+		('erase', 'subject_type text, subject_id text', 'bigint'),
+		('erase_actor', 'actor text', 'bigint'),
 		('give_up', 'reason text', 'void'),
 		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
