@@ -3,7 +3,8 @@
 #   make && make install      build and install for the server of $(PG_CONFIG)
 #   make installcheck         test against the running server (see below)
 #   make check                test in throw-away clusters; needs root and Debian
-#   make check-matrix         the same with each supported version of PostgreSQL
+#   make check-matrix         the same with each supported version of PostgreSQL,
+#                             and pg_upgrade from the oldest one
 #   make check-deep           the same with assertions, without caches, under valgrind
 #   make check-history        kill everything again and again, for long (ROUNDS=100)
 #   make demo                 show it at work on this machine's changelogs

@@ -39,6 +39,12 @@ CREATE INDEX event_subject_action_idx ON evinbox.event
 CREATE INDEX event_actor_subject_action_idx ON evinbox.event
 	(actor, subject_type, subject_id, action, recorded_at);
 
+-- Feeds: the newest ones of a subject, an actor, a scope. event.c knows that the
+-- partial ones leave out rows without a value for their first column.
+CREATE INDEX event_subject_feed_idx ON evinbox.event (subject_type, subject_id, id);
+CREATE INDEX event_actor_feed_idx ON evinbox.event (actor, id) WHERE actor IS NOT NULL;
+CREATE INDEX event_scope_feed_idx ON evinbox.event (scope, id) WHERE scope IS NOT NULL;
+
 COMMENT ON TABLE evinbox.event IS 'What happened: immutable facts, append-only, partitioned by ranges of id';
 COMMENT ON COLUMN evinbox.event.id IS 'Grows in the order of recording, which is not the order of commit';
 COMMENT ON COLUMN evinbox.event.subject_type IS 'What kind of thing it happened to, e.g. Issue';
@@ -67,6 +73,20 @@ COMMENT ON TABLE evinbox.action IS 'The actions of closed subject types: a type 
 COMMENT ON COLUMN evinbox.action.subject_type IS 'The closed type';
 COMMENT ON COLUMN evinbox.action.action IS 'An action that it has';
 COMMENT ON COLUMN evinbox.action.required IS 'Keys that an event''s metadata must have';
+
+CREATE TABLE evinbox.batch (
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	description text,
+	actor text COLLATE "C",
+	started_at timestamptz NOT NULL,
+	CONSTRAINT batch_pkey PRIMARY KEY (id)
+);
+
+COMMENT ON TABLE evinbox.batch IS 'Events that belong together: those recorded between begin_batch() and end_batch()';
+COMMENT ON COLUMN evinbox.batch.id IS 'What the events have as batch_id';
+COMMENT ON COLUMN evinbox.batch.description IS 'What begin_batch() was told';
+COMMENT ON COLUMN evinbox.batch.actor IS 'Who acted when it began';
+COMMENT ON COLUMN evinbox.batch.started_at IS 'When it began';
 
 ------------------------------------------------------------------------------
 -- What to do about it
@@ -264,6 +284,38 @@ CREATE TRIGGER incarnation_changed
 	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.incarnation_changed();
 ALTER TABLE evinbox_internal.incarnation ENABLE ALWAYS TRIGGER incarnation_changed;
 
+-- A publication of all tables may publish deletes and updates, and then they
+-- need it; it costs nothing else. The other tables have a primary key.
+ALTER TABLE evinbox_internal.backlog REPLICA IDENTITY FULL;
+ALTER TABLE evinbox_internal.incarnation REPLICA IDENTITY FULL;
+
+-- What the engine knows of one server is wrong on any other, and so are the
+-- OIDs of rules' owners.
+CREATE FUNCTION evinbox_internal.refuse_replicated() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_refuse_replicated'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+DO $$
+DECLARE
+	relation regclass;
+BEGIN
+	FOR relation IN
+		SELECT c.oid FROM pg_catalog.pg_class c
+		WHERE c.relkind = 'r' AND (c.relnamespace = 'evinbox_internal'::regnamespace
+			OR c.oid IN ('evinbox.inbox'::regclass, 'evinbox.delivery'::regclass))
+	LOOP
+		EXECUTE pg_catalog.format(
+			'CREATE TRIGGER refuse_replicated BEFORE INSERT OR UPDATE OR DELETE ON %s'
+			' FOR EACH ROW EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
+		EXECUTE pg_catalog.format(
+			'CREATE TRIGGER refuse_replicated_truncate BEFORE TRUNCATE ON %s'
+			' FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
+		EXECUTE pg_catalog.format(
+			'ALTER TABLE %s ENABLE REPLICA TRIGGER refuse_replicated,'
+			' ENABLE REPLICA TRIGGER refuse_replicated_truncate', relation);
+	END LOOP;
+END $$;
+
 CREATE FUNCTION evinbox_internal.claim_database() RETURNS void
 AS 'MODULE_PATHNAME', 'evinbox_claim_database'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -308,6 +360,29 @@ COMMENT ON FUNCTION evinbox.record_event(text, bigint, text, text, jsonb, interv
 	IS 'Records an event and returns its id, or NULL if it was throttled';
 COMMENT ON FUNCTION evinbox.record_event(text, uuid, text, text, jsonb, interval, text, jsonb, text, timestamptz)
 	IS 'Records an event and returns its id, or NULL if it was throttled';
+
+CREATE FUNCTION evinbox.record_events(events jsonb) RETURNS bigint[]
+AS 'MODULE_PATHNAME', 'evinbox_record_events'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.record_events(jsonb)
+	IS 'Records the events of a JSON array and returns their ids, with NULL for those that were throttled';
+
+CREATE FUNCTION evinbox.set_context(context jsonb, actor text DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_set_context'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.set_context(jsonb, text)
+	IS 'Until the end of the transaction, what goes over the metadata of its events, and who acts';
+
+CREATE FUNCTION evinbox.begin_batch(description text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_begin_batch'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.begin_batch(text)
+	IS 'Makes what is recorded from now on, in this transaction, belong together; returns the batch''s id';
+
+CREATE FUNCTION evinbox.end_batch() RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_end_batch'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.end_batch() IS 'Ends the batch that has begun last';
 
 CREATE FUNCTION evinbox_internal.event_before_insert() RETURNS trigger
 AS 'MODULE_PATHNAME', 'evinbox_event_before_insert'
@@ -593,6 +668,155 @@ COMMENT ON FUNCTION evinbox.erase_actor(text)
 -- Deliveries are found by their event, too, when that is erased or dropped.
 CREATE INDEX delivery_event_idx ON evinbox.delivery (state, event_id);
 
+-- So are an actor's batches.
+CREATE INDEX batch_actor_idx ON evinbox.batch (actor);
+
+------------------------------------------------------------------------------
+-- Feeds and sentences
+------------------------------------------------------------------------------
+
+-- They run with the caller's rights: who may read evinbox.event may read feeds.
+CREATE FUNCTION evinbox.subject_feed(
+	subject_type text, subject_id text,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_subject_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.subject_feed(
+	subject_type text, subject_id bigint,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_subject_feed_int8'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.subject_feed(
+	subject_type text, subject_id uuid,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_subject_feed_uuid'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.actor_feed(
+	actor text,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_actor_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.scope_feed(
+	scope text,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_scope_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.feed(
+	subjects jsonb,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20)
+RETURNS SETOF evinbox.event
+AS 'MODULE_PATHNAME', 'evinbox_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION evinbox.grouped_feed(
+	subjects jsonb DEFAULT NULL, actor text DEFAULT NULL, scope text DEFAULT NULL,
+	before_id bigint DEFAULT NULL, max integer DEFAULT 20,
+	gap interval DEFAULT '5 minutes', time_zone text DEFAULT NULL,
+	group_by text DEFAULT 'actor')
+RETURNS TABLE (
+	last_id bigint, first_id bigint, count integer, actors text[], action text,
+	first_at timestamptz, last_at timestamptz, day date, event evinbox.event)
+AS 'MODULE_PATHNAME', 'evinbox_grouped_feed'
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 20;
+
+COMMENT ON FUNCTION evinbox.subject_feed(text, text, bigint, integer)
+	IS 'A subject''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.subject_feed(text, bigint, bigint, integer)
+	IS 'A subject''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.subject_feed(text, uuid, bigint, integer)
+	IS 'A subject''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.actor_feed(text, bigint, integer)
+	IS 'An actor''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.scope_feed(text, bigint, integer)
+	IS 'A scope''s newest events, of those with lower ids than before_id if that is given';
+COMMENT ON FUNCTION evinbox.feed(jsonb, bigint, integer)
+	IS 'The newest events of many subjects, given as [[type, id], ...]';
+COMMENT ON FUNCTION evinbox.grouped_feed(jsonb, text, text, bigint, integer, interval, text, text)
+	IS 'A feed of subjects, an actor or a scope, with runs of like events as one entry; goes on before the last entry''s first_id';
+
+-- Sentences of no particular locale, subject type or action have '' there.
+CREATE TABLE evinbox.template (
+	locale text COLLATE "C" NOT NULL DEFAULT '',
+	subject_type text COLLATE "C" NOT NULL DEFAULT '',
+	action text COLLATE "C" NOT NULL DEFAULT '',
+	text text NOT NULL,
+	CONSTRAINT template_pkey PRIMARY KEY (locale, subject_type, action),
+	CONSTRAINT template_locale CHECK (locale ~ '^([A-Za-z0-9]+([-_][A-Za-z0-9]+)*)?$'),
+	CONSTRAINT template_not_empty CHECK (text <> ''),
+	CONSTRAINT template_placeholders CHECK (
+		pg_catalog.regexp_replace(text, '%%|%\{[^{}|]+(\|[^{}]*)?\}', ' ', 'g') !~ '%\{')
+);
+
+COMMENT ON TABLE evinbox.template IS 'Sentences that describe() makes of events';
+COMMENT ON COLUMN evinbox.template.locale IS 'The language, e.g. de or de-AT; empty for one that serves where there is none';
+COMMENT ON COLUMN evinbox.template.subject_type IS 'For events of this subject type; empty for any';
+COMMENT ON COLUMN evinbox.template.action IS 'For events with this action; empty for any';
+COMMENT ON COLUMN evinbox.template.text IS 'The sentence, with %{key} for what the event has there, %{key|otherwise}, and %% for %';
+
+-- Each locale is looked for before the more general one, and there what fits
+-- type and action before what fits any. The text is cut into pieces once, and
+-- what takes the place of a piece is not looked at again.
+CREATE FUNCTION evinbox.describe(event evinbox.event, locale text DEFAULT 'en')
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+	WITH RECURSIVE wanted (locale, rank) AS (
+		SELECT describe.locale, 1
+		UNION ALL
+		SELECT pg_catalog.regexp_replace(w.locale, '[-_]?[^-_]*$', ''), w.rank + 1
+		FROM wanted w
+		WHERE w.locale ~ '[-_]' AND w.rank < 8
+	), candidate (text, rank, any_action, any_type) AS (
+		SELECT t.text, w.rank, t.action = '', t.subject_type = ''
+		FROM (SELECT w.locale, w.rank FROM wanted w WHERE w.locale <> ''
+				UNION ALL VALUES ('', 10), ('en', 11)) w
+			JOIN evinbox.template t ON t.locale = w.locale
+		WHERE t.subject_type IN ((describe.event).subject_type, '')
+			AND t.action IN ((describe.event).action, '')
+		UNION ALL
+		VALUES ('%{subject_type} %{subject_id}: %{action} by %{actor}', 12, false, false),
+			('%{subject_type} %{subject_id}: %{action}', 13, false, false)
+	)
+	SELECT s.sentence
+	FROM candidate c
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.string_agg(p.piece, '' ORDER BY p.n),
+				pg_catalog.bool_and(p.piece IS NOT NULL)
+			FROM (
+				SELECT m.n,
+					CASE
+						WHEN m.match[1] = '%%' THEN '%'
+						WHEN m.match[2] IS NULL THEN m.match[1]
+						ELSE COALESCE(
+							CASE m.match[2]
+								WHEN 'subject_type' THEN (describe.event).subject_type
+								WHEN 'subject_id' THEN (describe.event).subject_id
+								WHEN 'action' THEN (describe.event).action
+								WHEN 'actor' THEN (describe.event).actor
+								WHEN 'scope' THEN (describe.event).scope
+								ELSE (describe.event).metadata ->> m.match[2]
+							END,
+							m.match[3])
+					END
+				FROM pg_catalog.regexp_matches(c.text, '(%%|%\{([^{}|]+)(?:\|([^{}]*))?\}|[^%]+|%)', 'g')
+					WITH ORDINALITY AS m (match, n)) AS p (n, piece)) AS s (sentence, is_complete)
+	WHERE s.is_complete
+	ORDER BY c.rank, c.any_action, c.any_type
+	LIMIT 1;
+END;
+COMMENT ON FUNCTION evinbox.describe(evinbox.event, text)
+	IS 'An event as a sentence, by evinbox.template';
+
 ------------------------------------------------------------------------------
 -- Coming and going
 ------------------------------------------------------------------------------
@@ -632,6 +856,9 @@ COMMENT ON FUNCTION evinbox.dispatch_replicated(boolean)
 -- two sequences of our own, which resume_after_restore() sets. Each partition of
 -- evinbox.event is added when it is made.
 SELECT pg_catalog.pg_extension_config_dump('evinbox.action', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.batch', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.batch_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.template', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.delivery', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.event_id_seq', '');

@@ -103,6 +103,11 @@
 	index_beginscan((table), (index), (snapshot), NULL, (nkeys), 0)
 #endif
 
+/* 18: what does not return is said so in front of a declaration */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 18: a library can say its name and version */
 #if PG_VERSION_NUM < 180000
 #define EVI_MODULE_MAGIC PG_MODULE_MAGIC

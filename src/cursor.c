@@ -186,7 +186,7 @@ evi_cursor_all(Snapshot snapshot)
 List *
 evi_cursor_all_seen(Snapshot latest)
 {
-	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
 	SnapshotData oldest = *latest;
 	List	   *ids = inbox_ids(latest);
 	List	   *result = evi_cursor_all(latest);

@@ -81,6 +81,7 @@ static void replace(ResultRelInfo *info, EState *estate, TupleTableSlot *slot, H
 					HeapTuple blank);
 static void add_id(Erasure *erasure, Datum id);
 static void blank_deliveries(Erasure *erasure);
+static void blank_batches(text *actor);
 static void record(text *subject_type, text *subject_id, int64 touched);
 static text *digest(text *actor);
 
@@ -118,6 +119,7 @@ evinbox_erase_actor(PG_FUNCTION_ARGS)
 	ScanKeyInit(&erasure.keys[0], Anum_event_actor, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(actor));
 	run(&erasure);
+	blank_batches(actor);
 	record(cstring_to_text(ACTOR_TYPE), digest(actor), erasure.touched);
 	PG_RETURN_INT64(erasure.touched);
 }
@@ -251,6 +253,22 @@ blank_deliveries(Erasure *erasure)
 	(void) evi_query_run_latest(&update, &arg);
 	pfree(DatumGetPointer(arg));
 	erasure->nids = 0;
+}
+
+/* those that somebody has begun, with what he called them */
+static void
+blank_batches(text *actor)
+{
+	static EviQuery update = {
+		.sql = "UPDATE evinbox.batch b SET actor = NULL, description = NULL"
+		" WHERE b.actor OPERATOR(pg_catalog.=) $1",
+		.expected = SPI_OK_UPDATE,
+		.nargs = 1,
+		.argtypes = {TEXTOID},
+	};
+	Datum		arg = PointerGetDatum(actor);
+
+	(void) evi_query_run_latest(&update, &arg);
 }
 
 /* The erasure is an event, whatever the subject's type accepts; if there was something to erase. */

@@ -7,15 +7,19 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/indexing.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -47,7 +51,12 @@ static bool partition_has(const EviPartition *partition, const EviEventKey *key,
 static bool was_opened_before(const EviPartition *partition, TimestampTz since);
 static Relation open_partition_of(int64 id, EviPartition *partition);
 static bool is_plain(Relation rel, const bool *isnull);
-static bool has_only_our_indexes(Relation rel, const EviPartition *partition);
+static bool open_indexes(Relation rel, const EviPartition *partition, Relation *indexes);
+static void close_indexes(Relation *indexes, int count);
+static bool is_plain_index(Relation index, EviEventIndex which);
+static bool leaves_out_nulls(EviEventIndex which);
+static void insert_into_index(Relation rel, Relation index, EviEventIndex which, ItemPointer tid,
+							  const Datum *values, const bool *isnull);
 static bool has_only_our_triggers(Relation rel);
 
 /* Refuses what can never be an event. NULL stands for a value not given. */
@@ -143,10 +152,11 @@ evi_event_set_ours(bool value)
 int64
 evi_event_insert(Datum *values, bool *isnull)
 {
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
+	Relation	parent = evi_relation_open(EVI_EVENT, RowExclusiveLock);
 	int64		id;
 	EviPartition partition;
 	Relation	rel;
+	Relation	indexes[EVI_EVENT_INDEXES];
 
 	/* the table is locked first, as by an INSERT, and by DROP EXTENSION */
 	id = nextval_internal(evi_relation_oid(EVI_EVENT_SEQ), false);
@@ -154,12 +164,15 @@ evi_event_insert(Datum *values, bool *isnull)
 	values[Anum_event_id - 1] = Int64GetDatum(id);
 	isnull[Anum_event_id - 1] = false;
 
-	if (is_plain(parent, isnull) && has_only_our_indexes(rel, &partition) &&
-		is_plain(rel, isnull))
+	if (is_plain(parent, isnull) && is_plain(rel, isnull) &&
+		open_indexes(rel, &partition, indexes))
 	{
 		HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 
-		CatalogTupleInsert(rel, tuple);
+		simple_heap_insert(rel, tuple);
+		for (int i = 0; i < EVI_EVENT_INDEXES; i++)
+			insert_into_index(rel, indexes[i], i, &tuple->t_self, values, isnull);
+		close_indexes(indexes, EVI_EVENT_INDEXES);
 		heap_freetuple(tuple);
 	}
 	else
@@ -178,7 +191,8 @@ evi_event_insert(Datum *values, bool *isnull)
 bool
 evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot snapshot)
 {
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	/* locked first, as always: or a partition could be dropped before it is opened */
+	Relation	parent = evi_relation_open(EVI_EVENT, AccessShareLock);
 	int64		last = evi_fetch_last_given();
 	EviPartition partition;
 	bool		is_before = false;
@@ -350,17 +364,76 @@ is_plain(Relation rel, const bool *isnull)
 	return result;
 }
 
-/* others may be of kinds that CatalogTupleInsert() does not know */
+/*
+ * Opens a partition's indexes, if they are those that the extension has given
+ * it, of the kind that insert_into_index() knows.
+ */
 static bool
-has_only_our_indexes(Relation rel, const EviPartition *partition)
+open_indexes(Relation rel, const EviPartition *partition, Relation *indexes)
 {
-	List	   *indexes = RelationGetIndexList(rel);
-	bool		result = list_length(indexes) == EVI_EVENT_INDEXES;
+	List	   *list = RelationGetIndexList(rel);
+	bool		result = list_length(list) == EVI_EVENT_INDEXES;
+	int			nopen = 0;
 
 	for (int i = 0; i < EVI_EVENT_INDEXES && result; i++)
-		result = list_member_oid(indexes, partition->index[i]);
-	list_free(indexes);
+	{
+		result = list_member_oid(list, partition->index[i]);
+		if (!result)
+			break;
+		indexes[nopen++] = index_open(partition->index[i], RowExclusiveLock);
+		result = is_plain_index(indexes[i], i);
+	}
+	list_free(list);
+	if (!result)
+		close_indexes(indexes, nopen);
 	return result;
+}
+
+static void
+close_indexes(Relation *indexes, int count)
+{
+	for (int i = 0; i < count; i++)
+		index_close(indexes[i], RowExclusiveLock);
+}
+
+/* one on columns; those for feeds may leave out rows that are in none */
+static bool
+is_plain_index(Relation index, EviEventIndex which)
+{
+	Form_pg_index form = index->rd_index;
+	bool		result = index->rd_rel->relam == BTREE_AM_OID &&
+		(leaves_out_nulls(which) || heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL));
+
+	for (int i = 0; i < form->indnatts && result; i++)
+		result = form->indkey.values[i] > 0;
+	return result;
+}
+
+static bool
+leaves_out_nulls(EviEventIndex which)
+{
+	return which == EVI_EVENT_FEED_OF_ACTOR || which == EVI_EVENT_FEED_OF_SCOPE;
+}
+
+/* To know all this beforehand saves the insertion a third of its time. */
+static void
+insert_into_index(Relation rel, Relation index, EviEventIndex which, ItemPointer tid,
+				  const Datum *values, const bool *isnull)
+{
+	Form_pg_index form = index->rd_index;
+	Datum		keys[INDEX_MAX_KEYS];
+	bool		keys_isnull[INDEX_MAX_KEYS];
+	IndexInfo	info = {.type = T_IndexInfo};
+
+	for (int i = 0; i < form->indnatts; i++)
+	{
+		keys[i] = values[form->indkey.values[i] - 1];
+		keys_isnull[i] = isnull[form->indkey.values[i] - 1];
+	}
+	if (!leaves_out_nulls(which) || !keys_isnull[0])
+		(void) index_insert(index, keys, keys_isnull, tid, rel,
+							form->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+							false, &info);
 }
 
 /* Our two triggers for rows are there and would fire, and no others. */

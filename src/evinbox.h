@@ -99,6 +99,8 @@
 #define Anum_halt_looks 4
 #define Anum_halt_next_look_at 5
 #define Natts_halt 5
+#define Natts_delivery 10
+#define Natts_attempt 4
 
 #define Anum_incarnation_system_identifier 1
 #define Anum_incarnation_database_id 2

@@ -70,7 +70,7 @@ static void add_to_batch(EviBatch *batch, int64 id, HeapTuple tuple, TupleDesc d
 EviBatch *
 evi_fetch_batch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 {
-	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	Relation	parent = evi_relation_open(EVI_EVENT, AccessShareLock);
 	EviBatch   *batch = palloc0(sizeof(EviBatch));
 
 	batch->event = palloc(sizeof(Datum) * Max(count, 1));
@@ -142,7 +142,7 @@ evi_fetch_first_since(TimestampTz since, int64 last, Snapshot snapshot)
 int64
 evi_fetch_last_given(void)
 {
-	Relation	sequence = table_open(evi_relation_oid(EVI_EVENT_SEQ), AccessShareLock);
+	Relation	sequence = evi_relation_open(EVI_EVENT_SEQ, AccessShareLock);
 	Buffer		buffer = ReadBuffer(sequence, 0);
 	HeapTupleData tuple;
 	Page		page;

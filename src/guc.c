@@ -25,7 +25,11 @@ static int	batch_size = 10000;
 static int	partition_size = 10000000;
 static int	retention_s = -1;
 static int	segment_xids = 65536;
+static int	max_depth = 8;
 static char *actor = NULL;
+static char *context = NULL;
+static char *scope = NULL;
+static char *batch = NULL;
 static int	actor_source = EVI_ACTOR_ANY;
 
 static const struct config_enum_entry actor_sources[] = {
@@ -80,11 +84,32 @@ evi_guc_define(void)
 							&segment_xids, 65536, 16, 1 << 30,
 							PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 
+	DefineCustomIntVariable("evinbox.max_depth",
+							"Longest chain of events that each were recorded by a handler of the one before.",
+							"What a handler would record beyond it is not, and its delivery is skipped.",
+							&max_depth, 8, 0, 1000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
 	DefineCustomStringVariable("evinbox.actor",
 							   "Actor of events that are recorded without one.",
 							   NULL,
 							   &actor, "",
 							   PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("evinbox.context",
+							   "JSON object that goes over the metadata of all events that are recorded.",
+							   "set_context() sets it for a transaction.",
+							   &context, "",
+							   PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("evinbox.scope",
+							   "Scope of events that are recorded without one.",
+							   NULL,
+							   &scope, "",
+							   PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("evinbox.batch",
+							   "Batches that have begun in this transaction, the innermost first.",
+							   "begin_batch() and end_batch() set it.",
+							   &batch, "",
+							   PGC_INTERNAL, GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
 	DefineCustomEnumVariable("evinbox.actor_source",
 							 "Who says who the actor of an event is.",
 							 "\"any\": whoever records; \"context\": evinbox.actor alone; \"session_user\": nobody.",
@@ -150,11 +175,35 @@ evi_guc_segment_xids(void)
 	return segment_xids;
 }
 
-/* never NULL */
+int
+evi_guc_max_depth(void)
+{
+	return max_depth;
+}
+
+/* these are never NULL */
 const char *
 evi_guc_actor(void)
 {
 	return actor ? actor : "";
+}
+
+const char *
+evi_guc_context(void)
+{
+	return context ? context : "";
+}
+
+const char *
+evi_guc_scope(void)
+{
+	return scope ? scope : "";
+}
+
+const char *
+evi_guc_batch(void)
+{
+	return batch ? batch : "";
 }
 
 EviActorSource

@@ -26,7 +26,11 @@ extern int	evi_guc_batch_size(void);
 extern int	evi_guc_partition_size(void);
 extern int	evi_guc_retention_s(void);
 extern int	evi_guc_segment_xids(void);
+extern int	evi_guc_max_depth(void);
 extern const char *evi_guc_actor(void);
+extern const char *evi_guc_context(void);
+extern const char *evi_guc_scope(void);
+extern const char *evi_guc_batch(void);
 extern EviActorSource evi_guc_actor_source(void);
 
 #endif							/* EVI_GUC_H */

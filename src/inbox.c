@@ -98,7 +98,7 @@ load(Snapshot snapshot, Oid owner)
 uint64
 evi_inbox_version(Snapshot snapshot)
 {
-	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	HeapTuple	tuple;
 	uint64		version = 1;
@@ -118,7 +118,7 @@ evi_inbox_version(Snapshot snapshot)
 int
 evi_inbox_count(Snapshot snapshot)
 {
-	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	int			result = 0;
 

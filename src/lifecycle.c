@@ -62,7 +62,7 @@ static void reassign_owned(ReassignOwnedStmt *statement);
 static void keep_out(const char *database);
 static void keep_out_of(Oid database);
 static DefElem *find_option(List *options, const char *name);
-static void prepare_for_drop(void);
+static void prepare_for_script(void);
 static bool drops_extension(const DropStmt *statement);
 static void register_copy(CreatedbStmt *statement);
 static const char *template_of(CreatedbStmt *statement);
@@ -212,7 +212,14 @@ prepare_for(Node *statement)
 		case T_CreateRoleStmt:
 		case T_AlterRoleStmt:
 		case T_DropRoleStmt:
+		case T_GrantRoleStmt:
+		case T_DropOwnedStmt:
+		case T_ReassignOwnedStmt:
 			tell_roles_changed();
+			break;
+		case T_AlterOwnerStmt:
+			if (((AlterOwnerStmt *) statement)->objectType == OBJECT_DATABASE)
+				tell_roles_changed();
 			break;
 		case T_GrantStmt:
 			if (((GrantStmt *) statement)->objtype == OBJECT_DATABASE)
@@ -223,12 +230,15 @@ prepare_for(Node *statement)
 			break;
 		case T_DropStmt:
 			if (drops_extension((DropStmt *) statement))
-				prepare_for_drop();
+				prepare_for_script();
 			break;
 		case T_AlterExtensionStmt:
+			if (strcmp(((AlterExtensionStmt *) statement)->extname, EVI_EXTENSION) == 0)
+				prepare_for_script();
+			evi_wakeup_everybody();
+			break;
 		case T_AlterExtensionContentsStmt:
-			evi_wakeup_runners();
-			evi_wakeup_coordinator();
+			evi_wakeup_everybody();
 			break;
 		case T_TransactionStmt:
 			if (((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
@@ -298,8 +308,12 @@ drops_extension(const DropStmt *statement)
 	return false;
 }
 
+/*
+ * The extension is about to be dropped, or a script may change any of its
+ * tables in any order.
+ */
 static void
-prepare_for_drop(void)
+prepare_for_script(void)
 {
 	Oid			extension = get_extension_oid(EVI_EXTENSION, true);
 

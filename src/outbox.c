@@ -205,7 +205,7 @@ segment_of(uint64 xid)
 static bool
 segment_is_empty(EviTable segment)
 {
-	Relation	rel = table_open(evi_relation_oid(segment), AccessShareLock);
+	Relation	rel = evi_relation_open(segment, AccessShareLock);
 	bool		result = RelationGetNumberOfBlocks(rel) == 0;
 
 	table_close(rel, AccessShareLock);

@@ -223,7 +223,7 @@ change_dependencies(List *former, List *new)
 
 	if (!former && !new)
 		return;
-	inbox = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	inbox = evi_relation_open(EVI_INBOX, AccessShareLock);
 	updateAclDependencies(RelationRelationId, RelationGetRelid(inbox), Anum_inbox_owner,
 						  inbox->rd_rel->relowner,
 						  list_length(former), to_array(former),
@@ -261,7 +261,7 @@ read_dependencies(void)
 static List *
 read_owners(void)
 {
-	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	List	   *result = NIL;
@@ -299,7 +299,7 @@ to_array(List *roles)
 static bool
 has_stale_names(void)
 {
-	Relation	rel = table_open(evi_relation_oid(EVI_INBOX), AccessShareLock);
+	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	HeapTuple	tuple;

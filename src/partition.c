@@ -14,6 +14,9 @@
  *
  * Ids that nobody was given, of which superusers have made use, stay there.
  *
+ * Where events come by logical replication, and others are recorded as well,
+ * there may be several places at which ids grow.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -37,9 +40,11 @@
 #include "evinbox.h"
 #include "fetch.h"
 #include "guc.h"
+#include "incarnation.h"
 #include "partition.h"
 #include "query.h"
 #include "relation.h"
+#include "wakeup.h"
 
 #define DEFAULT_NAME EVI_INTERNAL_SCHEMA ".event_default"
 #define NEXT_DEFAULT_NAME EVI_INTERNAL_SCHEMA ".event_default_next"
@@ -56,8 +61,14 @@ typedef struct Making
 	int64		to;
 } Making;
 
-static void read_bounds(int64 *top, Oid *default_relid);
-static int64 first_in_default(int64 from, int64 to, ScanDirection direction);
+static bool make_behind(int64 id);
+static bool place_behind(int64 id, int64 size, int64 *from, int64 *to, Oid *default_relid);
+static int64 highest_in_block(const EviPartition *partitions, int count, int i);
+static EviPartition default_partition(void);
+static int64 lowest_in_default(void);
+static int64 highest_in_default(int64 from, int64 to);
+static int64 highest_in(const EviPartition *partition, int64 from, int64 to);
+static int64 end_of(const EviPartition *partition, int64 from, int64 to, ScanDirection direction);
 static bool range_is_free(int64 from, int64 to);
 static bool default_makes_range(Making *making);
 static bool turn_default(void *arg);
@@ -91,33 +102,74 @@ evi_partition_make_at(const char *name)
 	char	   *rest;
 	int64		from = strtoll(name + strlen("event_"), &rest, 10);
 	int64		to = *rest == '_' ? strtoll(rest + 1, NULL, 10) : from + evi_guc_partition_size();
-	int64		top;
-	Oid			default_relid;
 
 	LockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock);
-	read_bounds(&top, &default_relid);
-	LockRelationOid(default_relid, AccessExclusiveLock);
-	if (from < to && range_is_free(from, to) &&
-		first_in_default(from, to, BackwardScanDirection) == 0)
+	LockRelationOid(default_partition().relid, AccessExclusiveLock);
+	if (from < to && range_is_free(from, to) && highest_in_default(from, to) == 0)
 		make_partition(name, from, to);
 }
 
-/* Makes one if it is time. Returns whether it has to be tried again. */
+/*
+ * An event has come by logical replication: its publisher chose the id, and
+ * our sequence tells nothing. Has the coordinator look now and then.
+ */
+void
+evi_partition_note(int64 id)
+{
+	static int64 noted = PG_INT64_MAX;
+
+	if (id >= noted && id - noted < Min(EVI_PARTITION_LOOK, evi_guc_partition_size() / 8))
+		return;
+	noted = id;
+	evi_wakeup_coordinator();
+}
+
+/*
+ * Makes those for which it is time: behind the ids that are given here, and
+ * behind those that others give. Returns whether it has to be tried again.
+ */
 bool
 evi_partition_make(void)
 {
-	int64		size = evi_guc_partition_size();
-	int64		last = evi_fetch_last_given();
-	int64		from;
-	int64		taken;
-	Oid			event;
+	int			count;
+	EviPartition *partitions;
+	int64		given = evi_fetch_last_given();
 	Making		making;
+	bool		left;
 
 	if (default_makes_range(&making))
 		return !evi_brief_try(turn_default, &making, "empty the default partition of evinbox.event");
+	partitions = evi_relation_partitions(&count);
+	left = given > 0 && make_behind(given);
 
-	read_bounds(&from, &making.default_relid);
-	if (from - last > size)
+	/* what is being restored makes the partitions that its original had */
+	for (int i = 0; i < count && !evi_incarnation_is_quiet(); i++)
+	{
+		int64		highest;
+
+		/* only where ranges that follow each other end */
+		if (i > 0 && !partitions[i].is_default && partitions[i - 1].first == partitions[i].last + 1)
+			continue;
+		highest = highest_in_block(partitions, count, i);
+		if (highest > 0)
+			left |= make_behind(highest);
+	}
+	pfree(partitions);
+	return left;
+}
+
+/* Makes one for the ids that will follow this one, if it is time. */
+static bool
+make_behind(int64 id)
+{
+	int64		size = evi_guc_partition_size();
+	int64		from;
+	int64		to;
+	Oid			default_relid;
+	Oid			event;
+	Making		making;
+
+	if (!place_behind(id, size, &from, &to, &default_relid))
 		return false;
 
 	/*
@@ -128,19 +180,18 @@ evi_partition_make(void)
 	 */
 	event = evi_relation_oid(EVI_EVENT);
 	if ((!ConditionalLockRelationOid(event, ShareRowExclusiveLock) ||
-		 !ConditionalLockRelationOid(making.default_relid, AccessExclusiveLock)) &&
-		(from - last > size / 4 || !evi_brief_lock(event, making.default_relid, InvalidOid)))
+		 !ConditionalLockRelationOid(default_relid, AccessExclusiveLock)) &&
+		(from - id > size / 4 || !evi_brief_lock(event, default_relid, InvalidOid)))
 		return true;
 
-	/* it may have been used since we looked: then it comes first, while it is in one piece */
+	/*
+	 * Now that nobody changes what it depends on. If the default one has been
+	 * used since we looked, that comes first, while it is in one piece.
+	 */
 	if (default_makes_range(&making))
 		return true;
-
-	/* leave to the default partition what it has; nobody has an id for it on the way */
-	from = Max(from, evi_fetch_last_given() + 1);
-	while ((taken = first_in_default(from, from + size, BackwardScanDirection)) > 0)
-		from = taken + 1;
-	make_partition(psprintf("event_" INT64_FORMAT, from), from, from + size);
+	if (place_behind(id, size, &from, &to, &default_relid))
+		make_partition(psprintf("event_" INT64_FORMAT, from), from, to);
 	return false;
 }
 
@@ -164,20 +215,64 @@ evi_partition_is_referenced(Oid relid)
 	return result;
 }
 
-/* the lowest id that is beyond all ranges */
-static void
-read_bounds(int64 *top, Oid *default_relid)
+/*
+ * Where is the next partition behind an id to begin and to end? False if it is
+ * too early for it. The default one keeps what it has.
+ */
+static bool
+place_behind(int64 id, int64 size, int64 *from, int64 *to, Oid *default_relid)
 {
 	int			count;
 	EviPartition *partitions = evi_relation_partitions(&count);
-	EviPartition *newest = &partitions[0];
-	EviPartition *last = &partitions[Max(count, 1) - 1];
+	int64		end = 0;
+	int64		start;
+	int64		taken;
+	bool		result = true;
 
-	*top = 1;
-	if (count > 0 && !newest->is_default)
-		*top = newest->last < PG_INT64_MAX ? newest->last + 1 : PG_INT64_MAX;
-	*default_relid = count > 0 && last->is_default ? last->relid : InvalidOid;
+	/* lowest first: the end of the ranges that the id is in */
+	for (int i = count - 2; i >= 0; i--)
+		if (end > 0 ? partitions[i].first == end :
+			id >= partitions[i].first && id <= partitions[i].last)
+			end = partitions[i].last < PG_INT64_MAX ? partitions[i].last + 1 : PG_INT64_MAX;
+
+	start = end;
+	taken = end > 0 ? highest_in_default(start, start + size) : id;
+	if (end == 0)
+		end = id + 1;
+	if (taken > 0)
+	{
+		do
+			start = taken + 1;
+		while ((taken = highest_in_default(start, start + size)) > 0);
+	}
+	else
+		result = start - id <= size;
+
+	*from = start;
+	*to = start + size;
+	for (int i = 0; i < count - 1; i++)
+	{
+		/* what begins in between is near enough */
+		if (partitions[i].first >= end && partitions[i].first <= start)
+			result = false;
+		if (partitions[i].first > start)
+			*to = Min(*to, partitions[i].first);
+	}
+	*default_relid = partitions[count - 1].relid;
 	pfree(partitions);
+	return result;
+}
+
+/* the highest id in a partition, or in those that come right before it; 0 if there is none */
+static int64
+highest_in_block(const EviPartition *partitions, int count, int i)
+{
+	int64		result = highest_in(&partitions[i], 1, PG_INT64_MAX);
+
+	while (result == 0 && i + 1 < count && !partitions[i + 1].is_default &&
+		   partitions[i + 1].last + 1 == partitions[i].first)
+		result = highest_in(&partitions[++i], 1, PG_INT64_MAX);
+	return result;
 }
 
 /* Does no partition have a part of it, but for the default one? */
@@ -195,23 +290,54 @@ range_is_free(int64 from, int64 to)
 	return result;
 }
 
-/* the lowest or highest id in a range that the default partition has; 0 if there is none */
-static int64
-first_in_default(int64 from, int64 to, ScanDirection direction)
+static EviPartition
+default_partition(void)
 {
 	EviPartition partition;
+
+	for (int n = 0; evi_relation_partition(n, &partition); n++)
+		 /* it is the last one */ ;
+	return partition;
+}
+
+/* any id, however low; 0 if there is none */
+static int64
+lowest_in_default(void)
+{
+	EviPartition partition = default_partition();
+
+	return end_of(&partition, PG_INT64_MIN, PG_INT64_MAX, ForwardScanDirection);
+}
+
+/* up to, but not with the last of these ids */
+static int64
+highest_in_default(int64 from, int64 to)
+{
+	EviPartition partition = default_partition();
+
+	return highest_in(&partition, from, to);
+}
+
+/* the highest id in a range that a partition has, whether anybody sees it; 0 if there is none */
+static int64
+highest_in(const EviPartition *partition, int64 from, int64 to)
+{
+	return end_of(partition, from, to, BackwardScanDirection);
+}
+
+static int64
+end_of(const EviPartition *partition, int64 from, int64 to, ScanDirection direction)
+{
 	ScanKeyData keys[2];
 	EviScan		scan;
 	HeapTuple	tuple;
 	bool		isnull;
 	int64		result = 0;
 
-	for (int n = 0; evi_relation_partition(n, &partition); n++)
-		 /* it is the last one */ ;
 	ScanKeyInit(&keys[0], Anum_event_id, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(from));
 	ScanKeyInit(&keys[1], Anum_event_id, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(to));
-	evi_scan_begin_index(&scan, partition.relid, partition.index[EVI_EVENT_BY_ID],
+	evi_scan_begin_index(&scan, partition->relid, partition->index[EVI_EVENT_BY_ID],
 						 SnapshotAny, 2, keys);
 	tuple = evi_scan_next(&scan, direction);
 	if (tuple)
@@ -231,13 +357,19 @@ default_makes_range(Making *making)
 	int64		last;
 	int64		lowest;
 	int64		highest;
-	int64		top;
+	int64		top = 1;
+	int			count;
+	EviPartition *partitions;
 
-	read_bounds(&top, &making->default_relid);
-	if (!OidIsValid(making->default_relid) || !evi_partition_is_ours(making->default_relid))
+	partitions = evi_relation_partitions(&count);
+	making->default_relid = partitions[count - 1].relid;
+	if (count > 1)
+		top = partitions[0].last < PG_INT64_MAX ? partitions[0].last + 1 : PG_INT64_MAX;
+	pfree(partitions);
+	if ( !evi_partition_is_ours(making->default_relid))
 		return false;
-	lowest = first_in_default(PG_INT64_MIN, PG_INT64_MAX, ForwardScanDirection);
-	highest = first_in_default(PG_INT64_MIN, PG_INT64_MAX, BackwardScanDirection);
+	lowest = lowest_in_default();
+	highest = highest_in_default(PG_INT64_MIN, PG_INT64_MAX);
 
 	/* ids are given while we look, so this is the last thing to ask for */
 	last = evi_fetch_last_given();

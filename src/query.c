@@ -49,7 +49,7 @@ static void expect(int actual, int expected, const char *sql);
 void
 evi_section_enter(EviSection *section)
 {
-	Relation	event = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
+	Relation	event = evi_relation_open(EVI_EVENT, AccessShareLock);
 	Oid			owner = event->rd_rel->relowner;
 
 	table_close(event, AccessShareLock);
@@ -90,6 +90,15 @@ evi_query_run(EviQuery *query, Datum *args, const char *nulls, long limit)
 	prepare(query);
 	expect(SPI_execute_plan(query->plan, args, nulls, false, limit),
 		   query->expected, query->sql);
+	return SPI_processed;
+}
+
+/* likewise one that changes nothing, with the snapshot that is in force */
+uint64
+evi_query_read(EviQuery *query, Datum *args, const char *nulls)
+{
+	prepare(query);
+	expect(SPI_execute_plan(query->plan, args, nulls, true, 0), query->expected, query->sql);
 	return SPI_processed;
 }
 
@@ -249,6 +258,7 @@ evi_statement_run(SPIPlanPtr plan)
 		elog(ERROR, "could not run a statement: %s", SPI_result_code_string(result));
 }
 
+/* once in a session */
 static void
 prepare(EviQuery *query)
 {

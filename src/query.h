@@ -36,6 +36,7 @@ extern void evi_section_leave(EviSection *section);
 extern void evi_query_open(void);
 extern void evi_query_close(void);
 extern uint64 evi_query_run(EviQuery *query, Datum *args, const char *nulls, long limit);
+extern uint64 evi_query_read(EviQuery *query, Datum *args, const char *nulls);
 extern uint64 evi_query_run_alone(EviQuery *query, Datum *args, const char *nulls);
 extern uint64 evi_query_run_latest(EviQuery *query, Datum *args);
 extern void evi_query_utility(const char *sql);

@@ -62,6 +62,8 @@ static const TableName names[EVI_TABLES] = {
 	[EVI_CURSOR_SEQ] = {EVI_INTERNAL_SCHEMA, "cursor_seq", 0, NULL},
 	[EVI_BACKLOG] = {EVI_INTERNAL_SCHEMA, "backlog", Natts_backlog, "backlog_idx"},
 	[EVI_BACKLOG_SEQ] = {EVI_INTERNAL_SCHEMA, "backlog_seq_seq", 0, NULL},
+	[EVI_DELIVERY] = {EVI_SCHEMA, "delivery", Natts_delivery, NULL},
+	[EVI_ATTEMPT] = {EVI_INTERNAL_SCHEMA, "attempt", Natts_attempt, NULL},
 	[EVI_HALT] = {EVI_INTERNAL_SCHEMA, "halt", Natts_halt, "halt_pkey"},
 	[EVI_INCARNATION] = {EVI_INTERNAL_SCHEMA, "incarnation", Natts_incarnation, NULL},
 	[EVI_WAITING] = {EVI_INTERNAL_SCHEMA, "waiting", Natts_waiting, NULL},
@@ -71,6 +73,9 @@ static const char *const event_indexes[EVI_EVENT_INDEXES] = {
 	[EVI_EVENT_BY_ID] = "event_pkey",
 	[EVI_EVENT_BY_SUBJECT] = "event_subject_action_idx",
 	[EVI_EVENT_BY_ACTOR] = "event_actor_subject_action_idx",
+	[EVI_EVENT_FEED_OF_SUBJECT] = "event_subject_feed_idx",
+	[EVI_EVENT_FEED_OF_ACTOR] = "event_actor_feed_idx",
+	[EVI_EVENT_FEED_OF_SCOPE] = "event_scope_feed_idx",
 };
 
 /* callbacks set is_stale at any time, also while this is being loaded */
@@ -87,10 +92,11 @@ static struct
 	EviPartition *partition;
 }			cache;
 
+static void begin_scan(EviScan *scan, Oid index, Snapshot snapshot, int nkeys, ScanKey keys);
 static bool load_cache(bool missing_ok);
 static bool load_tables(void);
 static int	columns_of(Oid relid);
-static void load_partitions(void);
+static bool load_partitions(void);
 static PartitionDesc current_partitions(Relation event);
 static bool is_current(Relation event, PartitionDesc desc);
 static void read_ranges(PartitionBoundInfo bounds, EviPartition *partition, int newest);
@@ -115,6 +121,20 @@ evi_relation_oid(EviTable table)
 {
 	load_cache(false);
 	return cache.table[table];
+}
+
+/*
+ * Opens one as if by its name: one that was dropped while we waited for the
+ * lock may have been created anew.
+ */
+Relation
+evi_relation_open(EviTable table, LOCKMODE mode)
+{
+	Relation	rel;
+
+	while (!(rel = try_table_open(evi_relation_oid(table), mode)))
+		CHECK_FOR_INTERRUPTS();
+	return rel;
 }
 
 /* Is it the value that a sequence has just given this session? */
@@ -203,9 +223,8 @@ evi_relation_partition_of(int64 event_id, EviPartition *partition)
 void
 evi_scan_begin(EviScan *scan, EviTable table, Snapshot snapshot, int nkeys, ScanKey keys)
 {
-	load_cache(false);
-	evi_scan_begin_index(scan, cache.table[table], cache.index[table],
-						 snapshot, nkeys, keys);
+	scan->table = evi_relation_open(table, AccessShareLock);
+	begin_scan(scan, cache.index[table], snapshot, nkeys, keys);
 }
 
 /*
@@ -217,6 +236,12 @@ evi_scan_begin_index(EviScan *scan, Oid table, Oid index, Snapshot snapshot,
 					 int nkeys, ScanKey keys)
 {
 	scan->table = table_open(table, AccessShareLock);
+	begin_scan(scan, index, snapshot, nkeys, keys);
+}
+
+static void
+begin_scan(EviScan *scan, Oid index, Snapshot snapshot, int nkeys, ScanKey keys)
+{
 	scan->index = index_open(index, AccessShareLock);
 	scan->scan = systable_beginscan_ordered(scan->table, scan->index, snapshot,
 											nkeys, keys);
@@ -241,8 +266,7 @@ evi_scan_end(EviScan *scan)
 void
 evi_entries_begin(EviEntries *entries, EviTable table, Snapshot snapshot, int nkeys, ScanKey keys)
 {
-	load_cache(false);
-	entries->table = table_open(cache.table[table], AccessShareLock);
+	entries->table = evi_relation_open(table, AccessShareLock);
 	entries->index = index_open(cache.index[table], AccessShareLock);
 	entries->row = NULL;
 	entries->scan = evi_index_beginscan(entries->table, entries->index, snapshot, nkeys);
@@ -280,13 +304,10 @@ evi_entries_end(EviEntries *entries)
 void
 evi_relation_insert(EviTable table, const Datum *values, const bool *isnull)
 {
-	Relation	rel;
+	Relation	rel = evi_relation_open(table, RowExclusiveLock);
+	int			natts = RelationGetNumberOfAttributes(rel);
 	HeapTuple	tuple;
-	int			natts;
 
-	load_cache(false);
-	rel = table_open(cache.table[table], RowExclusiveLock);
-	natts = RelationGetNumberOfAttributes(rel);
 	if (natts == names[table].natts)
 		tuple = heap_form_tuple(RelationGetDescr(rel), (Datum *) values, (bool *) isnull);
 	else
@@ -332,12 +353,10 @@ load_cache(bool missing_ok)
 	}
 
 	cache.is_loaded = cache.is_stale = false;
-	if (load_tables())
-	{
-		load_partitions();
-		cache.is_loaded = true;
+	while (!cache.is_loaded && load_tables())
+		cache.is_loaded = load_partitions();
+	if (cache.is_loaded)
 		return true;
-	}
 	if (!missing_ok && OidIsValid(get_extension_oid(EVI_EXTENSION, true)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -385,19 +404,26 @@ columns_of(Oid relid)
 
 /*
  * The partitioned table is not kept locked meanwhile: dropping a foreign key to
- * it locks the partitions first.
+ * it locks the partitions first. Returns false if it has just gone.
  */
-static void
+static bool
 load_partitions(void)
 {
-	Relation	event = table_open(cache.table[EVI_EVENT], AccessShareLock);
-	PartitionDesc desc = current_partitions(event);
-	Oid			schema = RelationGetNamespace(event);
-	int			nparts = desc->nparts;
-	bool		has_default = nparts > 0 && desc->boundinfo->default_index == nparts - 1;
-	int			newest = has_default ? nparts - 2 : nparts - 1;
+	Relation	event = try_table_open(cache.table[EVI_EVENT], AccessShareLock);
+	PartitionDesc desc;
+	Oid			schema;
+	int			nparts;
+	bool		has_default;
+	int			newest;
 	EviPartition *partition;
 
+	if (!event)
+		return false;
+	desc = current_partitions(event);
+	schema = RelationGetNamespace(event);
+	nparts = desc->nparts;
+	has_default = nparts > 0 && desc->boundinfo->default_index == nparts - 1;
+	newest = has_default ? nparts - 2 : nparts - 1;
 	cache.npartitions = 0;
 	MemoryContextReset(cache.context);
 	partition = MemoryContextAllocZero(cache.context, sizeof(EviPartition) * Max(nparts, 1));
@@ -419,6 +445,7 @@ load_partitions(void)
 									 get_relname_relid(event_indexes[k], schema));
 	cache.partition = partition;
 	cache.npartitions = nparts;
+	return true;
 }
 
 /*

@@ -13,6 +13,7 @@
 #include "access/skey.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
+#include "storage/lockdefs.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -31,6 +32,8 @@ typedef enum EviTable
 	EVI_CURSOR_SEQ = EVI_CURSOR + EVI_CURSOR_SEGMENTS,
 	EVI_BACKLOG,
 	EVI_BACKLOG_SEQ,
+	EVI_DELIVERY,
+	EVI_ATTEMPT,
 	EVI_HALT,
 	EVI_INCARNATION,
 	EVI_WAITING,
@@ -43,6 +46,9 @@ typedef enum EviEventIndex
 	EVI_EVENT_BY_ID,
 	EVI_EVENT_BY_SUBJECT,
 	EVI_EVENT_BY_ACTOR,
+	EVI_EVENT_FEED_OF_SUBJECT,
+	EVI_EVENT_FEED_OF_ACTOR,
+	EVI_EVENT_FEED_OF_SCOPE,
 	EVI_EVENT_INDEXES
 } EviEventIndex;
 
@@ -76,6 +82,7 @@ typedef struct EviEntries
 extern bool evi_relation_installed(void);
 extern uint64 evi_relation_changes(void);
 extern Oid	evi_relation_oid(EviTable table);
+extern Relation evi_relation_open(EviTable table, LOCKMODE mode);
 extern bool evi_relation_has_given(EviTable sequence, int64 value);
 extern bool evi_relation_partition(int n, EviPartition *partition);
 extern void evi_relation_note_opened(Oid partition, TimestampTz opened_at);

@@ -136,7 +136,7 @@ restart_inboxes(bool deliver)
 static int64 *
 read_waiting(int *count)
 {
-	Relation	rel = table_open(evi_relation_oid(EVI_WAITING), AccessShareLock);
+	Relation	rel = evi_relation_open(EVI_WAITING, AccessShareLock);
 	int			room = 1024;
 	int64	   *ids = palloc(sizeof(int64) * room);
 	TableScanDesc scan;

@@ -65,7 +65,7 @@ evinbox_retry_in(PG_FUNCTION_ARGS)
 Datum
 evinbox_skip(PG_FUNCTION_ARGS)
 {
-	ereport(ERROR, (errcode(ERRCODE_SKIP), errmsg_internal("%s", reason_of(fcinfo))));
+	evi_verdict_skip(reason_of(fcinfo));
 	PG_RETURN_VOID();
 }
 
@@ -74,6 +74,13 @@ evinbox_give_up(PG_FUNCTION_ARGS)
 {
 	ereport(ERROR, (errcode(ERRCODE_GIVE_UP), errmsg_internal("%s", reason_of(fcinfo))));
 	PG_RETURN_VOID();
+}
+
+/* what a handler does, we may do for it */
+void
+evi_verdict_skip(const char *reason)
+{
+	ereport(ERROR, (errcode(ERRCODE_SKIP), errmsg_internal("%s", reason)));
 }
 
 /* what was said before, and did not become the end of its handler, is void */

@@ -10,6 +10,8 @@
 
 #include "utils/elog.h"
 
+#include "compat.h"
+
 typedef enum EviVerdict
 {
 	EVI_VERDICT_FAILED,			/* nothing: it is an error like any other */
@@ -18,6 +20,7 @@ typedef enum EviVerdict
 	EVI_VERDICT_GIVE_UP
 } EviVerdict;
 
+pg_noreturn extern void evi_verdict_skip(const char *reason);
 extern void evi_verdict_forget(void);
 extern EviVerdict evi_verdict_of(const ErrorData *error, int64 *delay_ms);
 

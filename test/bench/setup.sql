@@ -19,6 +19,9 @@ CREATE TABLE bench.event (
 ) PARTITION BY RANGE (id);
 CREATE INDEX ON bench.event (subject_type, subject_id, action, recorded_at);
 CREATE INDEX ON bench.event (actor, subject_type, subject_id, action, recorded_at);
+CREATE INDEX ON bench.event (subject_type, subject_id, id);
+CREATE INDEX ON bench.event (actor, id) WHERE actor IS NOT NULL;
+CREATE INDEX ON bench.event (scope, id) WHERE scope IS NOT NULL;
 CREATE TABLE bench.event_1 PARTITION OF bench.event FOR VALUES FROM (1) TO (10000001);
 CREATE TABLE bench.event_default PARTITION OF bench.event DEFAULT;
 

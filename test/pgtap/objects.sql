@@ -1,6 +1,6 @@
 -- The contract: names, types, defaults and arguments of all public objects.
 BEGIN;
-SELECT plan(31);
+SELECT plan(34);
 
 SELECT has_extension('evinbox');
 SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'evinbox';
@@ -20,9 +20,9 @@ SELECT is_empty(
 SELECT set_eq(
 	$$SELECT relname, relkind::text FROM pg_class
 		WHERE relnamespace = 'evinbox'::regnamespace AND relkind NOT IN ('i', 'I', 'c', 't')$$,
-	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('inbox', 'r'), ('delivery', 'r'),
+	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('batch', 'r'), ('inbox', 'r'), ('delivery', 'r'), ('template', 'r'),
 		('inbox_status', 'v'), ('dead_letter', 'v'), ('worker_status', 'v'),
-		('event_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
+		('event_id_seq', 'S'), ('batch_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
 	'public relations');
 
 -- columns, in their order
@@ -58,6 +58,20 @@ SELECT results_eq(
 		('action', 'text', true, NULL),
 		('required', 'text[]', true, $q$'{}'::text[]$q$)$$,
 	'columns of action');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.batch')$$,
+	$$VALUES ('id'::name, 'bigint', true, 'always as identity'),
+		('description', 'text', false, NULL),
+		('actor', 'text', false, NULL),
+		('started_at', 'timestamp with time zone', true, NULL)$$,
+	'columns of batch');
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.template')$$,
+	$$VALUES ('locale'::name, 'text', true, $q$''::text$q$),
+		('subject_type', 'text', true, $q$''::text$q$),
+		('action', 'text', true, $q$''::text$q$),
+		('text', 'text', true, NULL)$$,
+	'columns of template');
 SELECT results_eq(
 	$$SELECT * FROM pg_temp.columns_of('evinbox.inbox')$$,
 	$$VALUES ('name'::name, 'text', true, NULL),
@@ -120,20 +134,22 @@ SELECT results_eq(
 	$$SELECT conrelid::regclass::text COLLATE "default", pg_get_constraintdef(oid) FROM pg_constraint
 		WHERE connamespace = 'evinbox'::regnamespace AND contype IN ('p', 'u', 'f') ORDER BY 1, 2$$,
 	$$VALUES ('evinbox.action', 'PRIMARY KEY (subject_type, action)'),
+		('evinbox.batch', 'PRIMARY KEY (id)'),
 		('evinbox.delivery', 'FOREIGN KEY (inbox) REFERENCES evinbox.inbox(name) ON UPDATE CASCADE ON DELETE CASCADE'),
 		('evinbox.delivery', 'PRIMARY KEY (inbox, event_id)'),
 		('evinbox.event', 'PRIMARY KEY (id)'),
 		('evinbox.inbox', 'PRIMARY KEY (name)'),
-		('evinbox.inbox', 'UNIQUE (id)')$$,
+		('evinbox.inbox', 'UNIQUE (id)'),
+		('evinbox.template', 'PRIMARY KEY (locale, subject_type, action)')$$,
 	'keys');
 SELECT is(pg_get_partkeydef('evinbox.event'::regclass), 'RANGE (id)', 'event is partitioned by ranges of id');
 SELECT is_empty(
 	$$SELECT attrelid::regclass, attname FROM pg_attribute
-		WHERE attrelid::regclass::text IN ('evinbox.event', 'evinbox.action', 'evinbox.inbox', 'evinbox.delivery')
+		WHERE attrelid::regclass::text IN ('evinbox.event', 'evinbox.action', 'evinbox.inbox', 'evinbox.delivery', 'evinbox.template')
 			AND attnum > 0 AND atttypid = 'text'::regtype AND attcollation <> '"C"'::regcollation
 			AND (attrelid::regclass::text, attname) NOT IN (
 				('evinbox.inbox', 'condition'), ('evinbox.inbox', 'handler'), ('evinbox.inbox', 'statement'),
-				('evinbox.inbox', 'search_path'), ('evinbox.delivery', 'last_error'), ('evinbox.delivery', 'error_context'))$$,
+				('evinbox.inbox', 'search_path'), ('evinbox.delivery', 'last_error'), ('evinbox.delivery', 'error_context'), ('evinbox.template', 'text'))$$,
 	'identifiers are compared bytewise');
 
 -- functions: arguments with their defaults, result, and how they may be called
@@ -141,15 +157,22 @@ SELECT results_eq(
 	$$SELECT proname::text COLLATE "default", pg_get_function_arguments(oid), pg_get_function_result(oid)
 		FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace ORDER BY 1, 2$$,
 	$$VALUES
+		('actor_feed', 'actor text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('begin_batch', 'description text', 'bigint'),
+		('describe', 'event evinbox.event, locale text DEFAULT ''en''::text', 'text'),
 		('discard', 'inbox text, event_id bigint', 'void'),
 		('dispatch_replicated', 'enabled boolean', 'void'),
+		('end_batch', '', 'void'),
 		('erase', 'subject_type text, subject_id text', 'bigint'),
 		('erase_actor', 'actor text', 'bigint'),
+		('feed', 'subjects jsonb, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('give_up', 'reason text', 'void'),
+		('grouped_feed', 'subjects jsonb DEFAULT NULL::jsonb, actor text DEFAULT NULL::text, scope text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20, gap interval DEFAULT ''00:05:00''::interval, time_zone text DEFAULT NULL::text, group_by text DEFAULT ''actor''::text', 'TABLE(last_id bigint, first_id bigint, count integer, actors text[], action text, first_at timestamp with time zone, last_at timestamp with time zone, day date, event evinbox.event)'),
 		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id text, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id uuid, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
+		('record_events', 'events jsonb', 'bigint[]'),
 		('replay', 'inbox text, from_id bigint, to_id bigint', 'void'),
 		('resume', 'inbox text', 'void'),
 		('resume_after_restore', 'mode text', 'void'),
@@ -157,16 +180,27 @@ SELECT results_eq(
 		('retry_in', 'delay interval', 'void'),
 		('run', 'inbox text DEFAULT NULL::text, max_events integer DEFAULT NULL::integer', 'bigint'),
 		('schedule', 'inbox text, schedule text', 'bigint'),
+		('scope_feed', 'scope text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('set_context', 'context jsonb, actor text DEFAULT NULL::text', 'void'),
 		('skip', 'reason text', 'void'),
+		('subject_feed', 'subject_type text, subject_id bigint, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('subject_feed', 'subject_type text, subject_id text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('subject_feed', 'subject_type text, subject_id uuid, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('unschedule', 'inbox text', 'void')$$,
 	'public functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
+		AND proname <> 'describe' AND proname NOT LIKE '%feed'
 		AND (provolatile <> 'v' OR proparallel <> 'u' OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
-	'public functions are volatile, parallel unsafe, and in C');
+	'public functions that do something are volatile, parallel unsafe, and in C');
+SELECT is_empty(
+	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
+		AND (proname = 'describe' OR proname LIKE '%feed') AND (provolatile <> 's' OR proparallel = 'u' OR
+			prosqlbody IS NULL AND prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
+	'those that show something are stable, and depend on no search_path');
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
-	ARRAY['schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
+	ARRAY['record_events', 'schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
 	'strict functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc
@@ -200,7 +234,7 @@ SELECT results_eq(
 	$$SELECT tgname::text COLLATE "default", tgenabled::text FROM pg_trigger
 		WHERE tgrelid = 'evinbox.inbox'::regclass AND NOT tgisinternal ORDER BY 1$$,
 	$$VALUES ('inbox_changed', 'O'), ('inbox_check', 'O'), ('inbox_check_delete', 'O'), ('inbox_owners_changed', 'O'),
-		('inbox_owners_truncated', 'O'), ('inbox_truncated', 'O')$$,
+		('inbox_owners_truncated', 'O'), ('inbox_truncated', 'O'), ('refuse_replicated', 'R'), ('refuse_replicated_truncate', 'R')$$,
 	'triggers of inbox');
 SELECT results_eq(
 	$$SELECT c.oid::regclass::text COLLATE "default" FROM pg_class c
@@ -219,7 +253,7 @@ SELECT set_eq(
 	$$SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'evinbox'$$,
 	$$SELECT c.oid::regclass::text FROM pg_class c
 		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relkind IN ('r', 'S')
-			AND relname NOT IN ('halt', 'attempt')$$,
+			AND relname NOT IN ('halt', 'attempt', 'cursor_seq', 'backlog_seq_seq')$$,
 	'all is dumped that cannot be found out again');
 SELECT is_empty(
 	$$SELECT unnest(extcondition) FROM pg_extension WHERE extname = 'evinbox' EXCEPT SELECT ''$$, 'and each wholly');

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(109);
+SELECT plan(120);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -58,11 +58,12 @@ SELECT throws_ok($$SELECT evinbox.unschedule('privileges')$$, '42501', NULL, 'no
 SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', NULL, 'nor ' || call)
 	FROM unnest('{pause(''privileges''),resume(''privileges''),retry(),"discard(''privileges'', 1)","replay(''privileges'', 1, 2)",
 		"erase(''T'', ''1'')",erase_actor(''User:1''),
+		"subject_feed(''T'', ''1'')","subject_feed(''T'', 1)",actor_feed(''a''),scope_feed(''a''),feed(''[]''),grouped_feed(),
 		"retry_in(''1 s'')",skip(''no''),give_up(''no''),resume_after_restore(''deliver''),dispatch_replicated(true)}'::text[]) call;
 SELECT throws_ok(format('SELECT * FROM evinbox_internal.%I', relation), '42501', NULL, 'nor read internal ' || relation)
 	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt,incarnation,waiting}'::text[]) relation;
 SELECT throws_ok(format('SELECT * FROM evinbox.%I', relation), '42501', NULL, 'nor read ' || relation)
-	FROM unnest('{event,action,inbox,delivery,inbox_status,dead_letter,worker_status}'::text[]) relation;
+	FROM unnest('{event,action,template,inbox,delivery,inbox_status,dead_letter,worker_status}'::text[]) relation;
 RESET ROLE;
 
 -- a role that may record
@@ -134,6 +135,25 @@ SELECT lives_ok($$INSERT INTO evinbox.event (subject_type, subject_id, action, r
 SELECT results_eq($$SELECT subject_id COLLATE "default", recorded_at > '2001-01-01', caused_by, depth::int
 		FROM evinbox.event WHERE subject_type = 'Forged'$$,
 	$$VALUES ('2', true, NULL::bigint, 0)$$, 'which is as it would be without');
+RESET ROLE;
+
+-- a role that reads feeds needs to read events, and sentences templates
+CREATE ROLE evinbox_test_follower;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_follower;
+GRANT EXECUTE ON FUNCTION evinbox.actor_feed, evinbox.grouped_feed, evinbox.describe TO evinbox_test_follower;
+SET LOCAL ROLE evinbox_test_follower;
+SELECT throws_ok($$SELECT evinbox.actor_feed('User:1')$$, '42501', 'permission denied for table event', 'a follower reads no feed without reading events');
+RESET ROLE;
+GRANT SELECT ON evinbox.event TO evinbox_test_follower;
+SET LOCAL ROLE evinbox_test_follower;
+SELECT is(count(*), 2::bigint, 'and with it does') FROM evinbox.actor_feed('User:1');
+SELECT throws_ok($$SELECT evinbox.describe(event) FROM evinbox.grouped_feed(actor => 'User:1')$$, '42501',
+	'permission denied for table template', 'but makes no sentence without reading templates');
+RESET ROLE;
+GRANT SELECT ON evinbox.template TO evinbox_test_follower;
+SET LOCAL ROLE evinbox_test_follower;
+SELECT is(evinbox.describe(event), 'Columns 1: done by User:1', 'and with it does')
+	FROM evinbox.grouped_feed(actor => 'User:1');
 RESET ROLE;
 
 -- a role that writes rules of its own

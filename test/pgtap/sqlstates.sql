@@ -1,6 +1,6 @@
 -- Programs go by SQLSTATEs: those of all refusals.
 BEGIN;
-SELECT plan(131);
+SELECT plan(143);
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -118,6 +118,22 @@ SELECT throws_ok(format($$
 INSERT INTO evinbox.inbox (name, handler, dispatch) VALUES ('i', 'one', 'scheduled');
 SELECT throws_ok(pg_temp.insert_rule('handler', 'one'), '23505', NULL, 'a name that is taken');
 SELECT throws_ok($$UPDATE evinbox.inbox SET start_at = 'beginning'$$, '55000', 'start_at cannot be changed');
+
+-- feeds and sentences
+SELECT throws_ok(format('SELECT evinbox.%s', call), '22023', message)
+	FROM (VALUES ('actor_feed(''a'', max => 0)', 'max must be between 1 and 1000'),
+		('feed(''{}'')', 'subjects must be a JSON array'),
+		('feed(''["Issue", 1]'')', 'subject number 1 is not a pair of type and id'),
+		('grouped_feed()', 'a grouped feed is of either subjects, an actor, or a scope'),
+		('grouped_feed(actor => ''a'', gap => ''-1 s'')', 'gap must not be negative'),
+		('grouped_feed(actor => ''a'', group_by => ''day'')', 'unrecognized value for group_by: "day"'),
+		('grouped_feed(actor => ''a'', group_by => NULL)', 'group_by must not be null'),
+		('grouped_feed(actor => ''a'', time_zone => ''nowhere'')', 'time zone "nowhere" not recognized')) v (call, message);
+SELECT throws_ok($$SELECT evinbox.feed((SELECT jsonb_agg('["T", 1]'::jsonb) FROM generate_series(1, 10001)))$$, '54000',
+	'a feed has at most 10000 subjects');
+SELECT throws_ok($$INSERT INTO evinbox.template (text) VALUES ('')$$, '23514', NULL, 'an empty template');
+SELECT throws_ok($$INSERT INTO evinbox.template (text) VALUES ('%{actor')$$, '23514', NULL, 'a placeholder without end');
+SELECT throws_ok($$INSERT INTO evinbox.template (locale, text) VALUES ('de AT', 'x')$$, '23514', NULL, 'no locale');
 
 -- dispatching
 SELECT throws_ok($$SELECT evinbox.run('missing')$$, '42704', 'inbox "missing" does not exist');

@@ -53,6 +53,38 @@ SELECT evinbox.record_event('T', 30, 'began');
 SELECT evinbox.run('for ever', 5);
 SELECT evinbox.run('for ever', 5);
 SELECT max(depth) FROM evinbox.event WHERE subject_id = '30';
+
+-- which comes to an end of its own: the handler that goes too far is undone, and its event skipped
+SHOW evinbox.max_depth;
+SELECT evinbox.run('for ever');
+SELECT evinbox.run('for ever');
+SELECT max(depth) FROM evinbox.event WHERE subject_id = '30';
+SELECT d.inbox, d.state, e.depth, d.attempts, d.last_error FROM evinbox.delivery d JOIN evinbox.event e ON e.id = d.event_id;
+-- also in a statement; an event of somebody else in the same batch goes through
+UPDATE evinbox.inbox SET handler = NULL, statement =
+	'SELECT evinbox.record_event(e.subject_type, e.subject_id, ''again'') FROM events e' WHERE name = 'for ever';
+SELECT evinbox.record_event('T', 31, 'began');
+SELECT evinbox.run('for ever', 8);
+SELECT evinbox.record_event('T', 32, 'began');
+SELECT evinbox.run('for ever');
+SELECT subject_id, max(depth), count(*) FROM evinbox.event WHERE subject_id IN ('31', '32') GROUP BY 1 ORDER BY 1;
+SELECT e.subject_id, e.depth, d.state FROM evinbox.delivery d JOIN evinbox.event e ON e.id = d.event_id ORDER BY 1;
+-- and by two rules in turns; a handler that catches the error goes on without the event
+CREATE FUNCTION catches(e evinbox.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM evinbox.record_event(e.subject_type, e.subject_id, 'caught');
+EXCEPTION WHEN OTHERS THEN
+	INSERT INTO public.seen (inbox, id) VALUES ('caught ' || sqlstate || ': ' || sqlerrm, e.id);
+END $$;
+UPDATE evinbox.inbox SET statement = NULL, handler = 'for_ever', actions = '{caught}' WHERE name = 'for ever';
+INSERT INTO evinbox.inbox (name, handler, dispatch, actions) VALUES ('catches', 'catches', 'scheduled', '{again}');
+SELECT evinbox.record_event('T', 33, 'again');
+SELECT evinbox.run('for ever'), evinbox.run('catches') FROM generate_series(1, 6);
+SELECT action, depth FROM evinbox.event WHERE subject_id = '33' ORDER BY id;
+SELECT inbox FROM seen WHERE inbox LIKE 'caught%';
+SELECT e.subject_id, e.depth, d.inbox, d.state FROM evinbox.delivery d JOIN evinbox.event e ON e.id = d.event_id ORDER BY 1, 3;
+DELETE FROM evinbox.delivery;
+DELETE FROM evinbox.inbox WHERE name = 'catches';
 DELETE FROM evinbox.inbox WHERE name = 'for ever';
 
 -- what a handler has recorded before it fails was never recorded

@@ -52,6 +52,12 @@ SELECT evinbox.erase_actor('User:7');
 SELECT subject_type, subject_id = encode(sha256('User:7'), 'hex') AS is_digest, actor, metadata FROM events WHERE subject_type = 'evinbox.actor';
 SELECT evinbox.erase_actor('User:7');
 SELECT id, actor, metadata, snapshot FROM events WHERE subject_type = 'Issue' ORDER BY id;
+-- batches
+SET evinbox.actor = 'User:3';
+SELECT evinbox.begin_batch('what Jane did') > 0 AS begun;
+SELECT evinbox.erase_actor('User:3');
+SELECT description, actor FROM evinbox.batch;
+SET evinbox.actor = 'User:2';
 -- of whoever has erased
 SELECT evinbox.erase_actor('User:2');
 SELECT actor, metadata FROM events WHERE subject_type = 'evinbox.actor' ORDER BY id;

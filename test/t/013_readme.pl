@@ -13,6 +13,7 @@ my ($section) = $readme =~ /^## In two minutes$(.*?)^## /ms;
 my @examples = $section =~ /^```sql\n(.*?)^```$/msg;
 is(scalar @examples, 2, 'README has two examples');
 
+my ($feeds) = $readme =~ /^## Feeds and sentences\n.*?^```sql\n(.*?)^```$/ms;
 my ($grants) = $readme =~ /^```sql\n(GRANT USAGE.*?)^```$/ms;
 my @settings = $readme =~ /^\| `(evinbox\.\w+)` \| `(\w+)` \|/mg;
 
@@ -38,6 +39,10 @@ like($node->safe_psql('postgres', $examples[1]),
 	qr/^\d+\n1\nt$/, 'a test sees its own events handled');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM feed'),
 	'1', 'and leaves nothing behind');
+
+my $sentence = 'User:7 changed status from open to closed';
+like($node->safe_psql('postgres', $feeds),
+	qr/^(\d+\|$sentence\n){2}1\|\{User:7\}\|$sentence$/, 'feeds show sentences');
 
 $node->safe_psql('postgres', "CREATE ROLE app LOGIN; $grants");
 like(

@@ -126,11 +126,13 @@ my @attempts = (
 	[ 'a function that is SECURITY DEFINER', with => "CREATE FUNCTION mallory.definer() RETURNS void LANGUAGE sql SECURITY DEFINER
 		AS 'SELECT mallory.trap(''%s'')'", body => 'PERFORM mallory.definer()', trap => 1 ],
 
-	# what runs at the end of the transaction, when a function is over
+	# what runs at the end of the transaction, when a function is over; since 18 as
+	# the role that there was then
 	[ 'a deferred constraint trigger', with => "CREATE TABLE mallory.deferred (i int);
 		CREATE CONSTRAINT TRIGGER t AFTER INSERT ON mallory.deferred DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW EXECUTE FUNCTION mallory.trap_row('%s')",
-		body => 'INSERT INTO mallory.deferred VALUES (1)', trap => 1, control => 'definer' ],
+		body => 'INSERT INTO mallory.deferred VALUES (1)', trap => 1,
+		control => $node->pg_version < 18 ? 'definer' : undef ],
 	[ 'RESET ROLE in a deferred trigger', with => "CREATE TABLE mallory.resets (i int);
 		CREATE FUNCTION mallory.reset_row() RETURNS trigger LANGUAGE plpgsql
 		AS 'BEGIN RESET ROLE; PERFORM mallory.trap(''%s''); RETURN NULL; END';

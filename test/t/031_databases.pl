@@ -49,7 +49,7 @@ sub keep_busy
 	my ($db) = @_;
 	my $limit = 100 * $PostgreSQL::Test::Utils::timeout_default;
 
-	record_many($node, $db, 200);
+	record_many($node, $db, 100);
 	$node->safe_psql($db, <<EOS);
 SELECT evinbox.record_event('Thing', n, 'long') FROM generate_series(1, 2) n;
 DO \$\$
@@ -86,6 +86,7 @@ sub seconds_of
 	my $start = time;
 
 	$node->safe_psql('postgres', $sql);
+	note sprintf '%.3f s: %s', time - $start, $sql;
 	return time - $start;
 }
 
@@ -102,14 +103,15 @@ sub waits_little
 		'<', 2, "$name does not wait for long");
 }
 
-# What our processes have to say. Those that were asked to leave say so, as those
-# of the server do.
-sub complaints
+# How often our processes have said something since a place in the log.  Those that
+# were asked to leave say so, as those of the server do.
+sub said
 {
-	my ($from) = @_;
+	my ($from, $pattern) = @_;
+	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
+	  split /\n/, slurp_file($node->logfile, $from);
 
-	return join("\n", grep { /\[evinbox/ && !/due to administrator command|CONTEXT:/ }
-		  split /\n/, slurp_file($node->logfile, $from));
+	return scalar(grep { !defined $pattern || /$pattern/ } @lines);
 }
 
 $node->safe_psql('postgres', "CREATE ROLE $_ LOGIN") for qw(quick slow sleepy stranger);
@@ -207,6 +209,16 @@ foreach my $command (
 is($node->safe_psql('postgres', $workers), $pids, 'the workers do not even notice');
 is_busy_exactly_once('busy', 'refused');
 
+# -- dropped -------------------------------------------------------------------------------
+
+$node->safe_psql('postgres', 'CREATE DATABASE gone');
+install_busy('gone');
+keep_busy('gone');
+cmp_ok(seconds_of('DROP DATABASE gone'), '<', 2 + seconds_of('DROP DATABASE plain'),
+	'DROP DATABASE does not wait for long');
+$node->safe_psql('postgres', 'CREATE DATABASE plain');
+wait_for_workers($node, 'coordinator@busy coordinator@calm runner@busy runner@calm', 'its workers are gone');
+
 # -- dropped while it is in use ------------------------------------------------------------
 
 keep_busy('busy');
@@ -270,7 +282,6 @@ each_is_handled('after a restart', @many);
 
 # -- those where nobody may be, or should be ------------------------------------------------------
 
-my $since = -s $node->logfile;
 $node->safe_psql('postgres', "ALTER DATABASE $_ ALLOW_CONNECTIONS false") foreach @many[ 0 .. 4 ];
 $node->safe_psql('postgres', "ALTER DATABASE $_ IS_TEMPLATE true") foreach @many[ 5 .. 9 ];
 have_workers('none in templates and closed databases', @open);
@@ -279,6 +290,7 @@ record_in_each(@many[ 5 .. 9 ]);
 # whoever may copy a template need not own it
 cmp_ok(seconds_of('SET ROLE maker; CREATE DATABASE made TEMPLATE d06'),
 	'<', 2, 'nobody is in the way when a template is copied');
+is_sql($node, 'made', 'SELECT DISTINCT state FROM evinbox.inbox_status', 'quiet', 'the copy is quiet');
 $node->safe_psql('postgres', 'DROP DATABASE made');
 
 # each command sends somebody to look
@@ -299,13 +311,21 @@ is_sql($node, 'postgres',
 is_sql($node, 'd20',
 	"SELECT count(*) FROM evinbox.worker_status WHERE database <> ALL ('{@{[ join ',', @open ]}}')",
 	'0', 'nor wants to be');
-is(complaints($since), '', 'the log does not mention them');
 
 $node->safe_psql('postgres', "ALTER DATABASE $_ ALLOW_CONNECTIONS true") foreach @many[ 0 .. 4 ];
 $node->safe_psql('postgres', "ALTER DATABASE $_ IS_TEMPLATE false") foreach @many[ 5 .. 9 ];
 have_workers('all are back', @many);
 record_in_each(@many);
 each_is_handled('in the end', @many);
+
+# -- what was said --------------------------------------------------------------------------------
+
+# a coordinator may be asked to leave a copy before it has said that
+my %made = (busy_copy => 2, copy0 => 1, copy1 => 1, copy2 => 1, made => 1);
+cmp_ok(said($start_of_log, qr/dispatch is quiet in database "$_"/),
+	'<=', $made{$_}, "$_ is said to be quiet once")
+  foreach sort keys %made;
+is(said($start_of_log), said($start_of_log, qr/dispatch is quiet in database/), 'and nothing else');
 
 is_healthy($node);
 $node->stop;

@@ -1,0 +1,51 @@
+# Pages of feeds among FEED_EVENTS events, against what one would write by hand,
+# and recording beside so many.
+feeds()
+{
+	fresh feeds
+	load_events
+	compare_ms "page of a subject among $FEED_EVENTS events, against a query by hand, in ms" \
+		feed_subject feed_subject_by_hand
+	compare_ms "page of 1,000 followed subjects, against a query by hand, in ms" \
+		feed_followed feed_followed_by_hand
+	compare_ms 'grouped page of a scope, against a plain one, in ms' feed_grouped feed_scope
+	stored
+}
+
+# record_event() into a table with all these events, against an empty one
+stored()
+{
+	local i
+
+	createdb --maintenance-db=postgres bench_empty
+	PGDATABASE=bench_empty sql -f "$here/common.sql" >/dev/null
+	rm -f "$dir"/*.runs
+	for ((i = 0; i < RUNS; i++)); do
+		PGDATABASE=bench_empty tps record 1 >>"$dir/theirs.runs"
+		tps record 1 >>"$dir/ours.runs"
+	done
+	row "record_event() with $FEED_EVENTS events stored, against an empty table, per second" \
+		"$(median <"$dir/ours.runs")" "$(median <"$dir/theirs.runs")"
+	dropdb --force --maintenance-db=postgres bench_empty
+}
+
+load_events()
+{
+	sql -c "COPY (SELECT * FROM bench.events($FEED_EVENTS)) TO STDOUT" |
+		sql -c 'COPY evinbox.event (id, subject_type, subject_id, action, actor, scope,
+			metadata, occurred_at, recorded_at, depth) FROM STDIN'
+	sql -c "SELECT setval('evinbox.event_id_seq', $FEED_EVENTS)" -c 'VACUUM ANALYZE evinbox.event, bench.follow' >/dev/null
+}
+
+# usage: compare_ms title ours theirs; the average time of one, at one client
+compare_ms()
+{
+	local i
+
+	rm -f "$dir"/*.runs
+	for ((i = 0; i < RUNS; i++)); do
+		tps "$3" 1 | awk '{ print 1000 / $1 }' >>"$dir/theirs.runs"
+		tps "$2" 1 | awk '{ print 1000 / $1 }' >>"$dir/ours.runs"
+	done
+	row_ms "$1" "$(median <"$dir/ours.runs")" "$(median <"$dir/theirs.runs")"
+}
