@@ -650,6 +650,28 @@ COMMENT ON COLUMN evinbox.worker_status.state IS 'starting, running, stopping, o
 COMMENT ON COLUMN evinbox.worker_status.starts IS 'How often it was started since the server''s start';
 
 ------------------------------------------------------------------------------
+-- Erasing, and keeping
+------------------------------------------------------------------------------
+
+CREATE FUNCTION evinbox.erase(subject_type text, subject_id text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_erase'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.erase(text, text)
+	IS 'Blanks metadata, snapshot and actor of all events of a subject, and records that; returns of how many';
+
+CREATE FUNCTION evinbox.erase_actor(actor text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_erase_actor'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.erase_actor(text)
+	IS 'Blanks metadata, snapshot and actor of all events of an actor, and records that; returns of how many';
+
+-- Deliveries are found by their event, too, when that is erased or dropped.
+CREATE INDEX delivery_event_idx ON evinbox.delivery (state, event_id);
+
+-- So are an actor's batches.
+CREATE INDEX batch_actor_idx ON evinbox.batch (actor);
+
+------------------------------------------------------------------------------
 -- Feeds and sentences
 ------------------------------------------------------------------------------
 

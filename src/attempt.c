@@ -110,11 +110,13 @@ load_batch(EviWindow *window, int from, int most, bool in_worker)
 	MemoryContext former = CurrentMemoryContext;
 	bool		starts_transaction = in_worker && !IsTransactionState();
 
-	if (window->batch && window->batch_from == from && window->batch_asked == most)
+	if (window->batch && window->batch_from == from && window->batch_asked == most &&
+		window->batch_changes == evi_relation_changes())
 		return;
 
 	if (starts_transaction)
 		StartTransactionCommand();
+	window->batch_changes = evi_relation_changes();
 	PushActiveSnapshot(GetTransactionSnapshot());
 
 	window->batch = NULL;
@@ -132,6 +134,13 @@ load_batch(EviWindow *window, int from, int most, bool in_worker)
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(former);
 	}
+}
+
+/* May events have been erased since they were read? The caller has the lane locked by now. */
+bool
+evi_attempt_is_outdated(const EviAttempt *attempt)
+{
+	return attempt->progress->window->batch_changes != evi_relation_changes();
 }
 
 /* Runs the rule over the chosen events, as the current user. */

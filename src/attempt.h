@@ -45,6 +45,7 @@ typedef struct EviAttempt
 
 extern void evi_attempt_choose(EviAttempt *attempt);
 extern bool evi_attempt_is_for_inbox(EviAttempt *attempt, int n);
+extern bool evi_attempt_is_outdated(const EviAttempt *attempt);
 extern void evi_attempt_handle(EviAttempt *attempt);
 extern void evi_attempt_commit(EviAttempt *attempt, EviUnit *unit);
 

@@ -46,6 +46,21 @@
 #define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
 #endif
 
+/* 16: an update may be of no interest to indexes that only summarize */
+#if PG_VERSION_NUM < 160000
+#define evi_heap_update(rel, tid, tuple) simple_heap_update((rel), (tid), (tuple))
+#define evi_insert_index_tuples(info, slot, estate) \
+	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL)
+#else
+#define evi_heap_update(rel, tid, tuple) \
+	do { \
+		TU_UpdateIndexes updated; \
+		simple_heap_update((rel), (tid), (tuple), &updated); \
+	} while (0)
+#define evi_insert_index_tuples(info, slot, estate) \
+	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, false)
+#endif
+
 /* 17: interval has infinities, which earlier versions cannot express */
 #if PG_VERSION_NUM < 170000
 #define INTERVAL_NOT_FINITE(i) false

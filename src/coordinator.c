@@ -4,8 +4,8 @@
  *		One process for each database that has the extension: housekeeping.
  *
  * It says who gets a runner, empties segments of the outbox and of the cursors,
- * makes backlogs for lanes that stand still, and partitions ahead of need. It
- * runs no code of any user. It works when it is told to at a commit, and again
+ * makes backlogs for lanes that stand still, and partitions ahead of need, and
+ * drops those that have expired. It runs no code of any user. It works when it is told to at a commit, and again
  * after a while if something has to wait for a lock or for a lane; else it
  * sleeps.
  *
@@ -37,11 +37,13 @@
 #include "progress.h"
 #include "query.h"
 #include "relation.h"
+#include "retention.h"
 #include "roster.h"
 #include "worker.h"
 
 #define FIRST_LOOK_MS 1000
 #define MAX_LOOK_MS 60000
+#define MAX_DROPPED 100			/* partitions, before it looks after the rest */
 #define PATIENCE_MS 5000		/* a lane that works stores its cursor more often */
 
 PGDLLEXPORT void evi_coordinator_main(Datum arg);
@@ -82,6 +84,7 @@ static bool forget_attempts(void);
 static bool stamp(void);
 static bool look_after_owners(void);
 static bool do_chores(Oid database);
+static bool expire(void);
 static bool do_chore(bool (*chore) (void));
 static void leave(int slot);
 
@@ -108,6 +111,7 @@ evi_coordinator_main(Datum arg)
 		bool		left;
 		long		timeout;
 		long		turn;
+		long		expiry;
 
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
@@ -148,6 +152,9 @@ evi_coordinator_main(Datum arg)
 		timeout = left ? (long) evi_backoff_ms(FIRST_LOOK_MS, looks, MAX_LOOK_MS) : -1;
 		if (turn >= 0 && (timeout < 0 || turn < timeout))
 			timeout = turn;
+		expiry = condition == CONDITION_GOOD ? evi_retention_wait_ms() : -1;
+		if (expiry >= 0 && (timeout < 0 || expiry < timeout))
+			timeout = expiry;
 		if (!evi_worker_wait(timeout, "waiting for something to look after"))
 			looks = 0;
 		looks++;
@@ -337,7 +344,26 @@ do_chores(Oid database)
 	left |= do_chore(evi_cursor_fold);
 	left |= do_chore(evi_backlog_trim);
 	left |= do_chore(evi_partition_make);
+	left |= expire();
 	left |= do_chore(look_after_owners);
+	return left;
+}
+
+/* One partition after the other. */
+static bool
+expire(void)
+{
+	bool		left;
+	int			dropped = 0;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		left = do_chore(evi_retention_detach);
+		if (!evi_retention_has_detached())
+			return left;
+		left |= do_chore(evi_retention_drop);
+	} while (!evi_retention_has_detached() && ++dropped < MAX_DROPPED);
 	return left;
 }
 

@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "attempt.h"
+#include "blank.h"
 #include "deadline.h"
 #include "dispatch.h"
 #include "evinbox.h"
@@ -51,6 +52,7 @@ static int	unit_size(const EviProgress *progress, bool in_worker, int64 most);
 static bool try_first(EviAttempt *attempt, EviStep *step);
 static void flush_now_and_then(EviProgress *progress, int nevents);
 static EviStep recover(EviAttempt *attempt, ErrorData *error);
+static void note_handled(EviProgress *progress, const EviBatch *batch, int64 id);
 static ErrorData *undo(EviAttempt *attempt, EviUnit *unit);
 static bool is_passed_on(const EviAttempt *attempt, const ErrorData *error);
 static bool is_conflict(const ErrorData *error);
@@ -70,6 +72,7 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 	EviCursor	cursor;
 	EviStep		step = EVI_STEP_DONE;
 	int64		seq = 0;
+	volatile bool is_outdated = false;
 	EviUnit		unit;
 
 	attempt->end = attempt->from + unit_size(progress, in_worker, most);
@@ -88,7 +91,13 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 	PG_TRY();
 	{
 		step = evi_setback_lock(progress, in_worker);
-		if (step == EVI_STEP_DONE)
+		if (step == EVI_STEP_DONE && evi_attempt_is_outdated(attempt) &&
+			progress->conflicts++ < MAX_CONFLICTS)
+		{
+			PopActiveSnapshot();
+			is_outdated = true;
+		}
+		else if (step == EVI_STEP_DONE)
 		{
 			evi_attempt_handle(attempt);
 			while (!in_worker && attempt->to < attempt->end)
@@ -119,7 +128,7 @@ evi_dispatch_batch(EviProgress *progress, bool in_worker, int64 most, int64 *han
 	}
 	PG_END_TRY();
 
-	if (step != EVI_STEP_DONE)
+	if (step != EVI_STEP_DONE || is_outdated)
 		return step;
 	*handled += attempt->nhandled;
 	progress->halts = progress->conflicts = 0;
@@ -168,6 +177,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 				attempt->chosen = &first;
 				attempt->nchosen = attempt->batch->count > 0 &&
 					evi_attempt_is_for_inbox(attempt, first) ? 1 : 0;
+				note_handled(progress, attempt->batch, due->event_id);
 				evi_attempt_handle(attempt);
 				if (!evi_delivery_done(inbox, due->event_id))
 					ereport(ERROR,
@@ -338,6 +348,7 @@ recover(EviAttempt *attempt, ErrorData *error)
 	{
 		if (is_rules_fault(attempt, error))
 			return evi_setback_halt(progress, attempt->in_worker, error->message, false);
+		note_handled(progress, batch, attempt->first_id);
 		return evi_setback_fail(progress, attempt->in_worker, attempt->first_id, 0, error,
 								evi_window_index_of(window, attempt->first_id) + 1);
 	}
@@ -352,6 +363,20 @@ recover(EviAttempt *attempt, ErrorData *error)
 	progress->limit = Max(guilty - attempt->from, 1);
 	FreeErrorData(error);
 	return EVI_STEP_DONE;
+}
+
+/* How an event is that fails: what is said of it may quote it. */
+static void
+note_handled(EviProgress *progress, const EviBatch *batch, int64 id)
+{
+	progress->handled_blank = false;
+	for (int i = 0; i < batch->count; i++)
+		if (batch->id[i] == id)
+		{
+			HeapTupleData tuple = evi_batch_tuple(batch, i);
+
+			progress->handled_blank = evi_blank_is(&tuple, batch->desc);
+		}
 }
 
 /* in a PG_CATCH block; whatever goes off from now on is of no interest */

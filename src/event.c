@@ -29,11 +29,16 @@
 
 #include "event.h"
 #include "evinbox.h"
+#include "fetch.h"
 #include "relation.h"
 
 /* an event larger than this would be in the way of others, again and again */
 #define MAX_EVENT_BYTES (32 * 1024 * 1024)
 
+/* ids and times may be so far from the same order */
+#define TOLERANCE (60 * USECS_PER_SEC)
+
+static bool is_ours = false;	/* is it evinbox itself that records? */
 static int64 cause_id = 0;
 static int16 cause_depth = EVI_NO_CAUSE;
 static int16 (*ask_depth) (void *arg) = NULL;	/* if it is not known yet */
@@ -41,6 +46,9 @@ static void *ask_depth_arg;
 
 static void check_text(const char *what, text *value);
 static void check_required(text *subject_type, text *action, Datum required, Jsonb *metadata);
+static bool partition_has(const EviPartition *partition, const EviEventKey *key,
+						  TimestampTz since, Snapshot snapshot);
+static bool was_opened_before(const EviPartition *partition, TimestampTz since);
 static Relation open_partition_of(int64 id, EviPartition *partition);
 static bool is_plain(Relation rel, const bool *isnull);
 static bool open_indexes(Relation rel, const EviPartition *partition, Relation *indexes);
@@ -108,6 +116,8 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 	bool		found = false;
 	StringInfoData allowed;
 
+	if (is_ours)
+		return;
 	ScanKeyInit(&key, Anum_action_subject_type, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(subject_type));
 	evi_scan_begin(&scan, EVI_ACTION, GetActiveSnapshot(), 1, &key);
@@ -141,6 +151,16 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 						text_to_cstring(subject_type), text_to_cstring(action)),
 				 errhint("Its actions are %s; others have to be added to evinbox.action first.",
 						 allowed.data)));
+}
+
+/* From now on, a closed type takes what evinbox says of it. Returns what it was. */
+bool
+evi_event_set_ours(bool value)
+{
+	bool		former = is_ours;
+
+	is_ours = value;
+	return former;
 }
 
 /*
@@ -182,44 +202,29 @@ evi_event_insert(Datum *values, bool *isnull)
 	return id;
 }
 
-/* Is there an event with this key that was recorded later than that? */
+/*
+ * Is there an event with this key that was recorded later than that? Ids grow
+ * with the time of recording, so partitions from before that time are left
+ * out: those that were full when a newer one got its first event. The default
+ * one may have any ids.
+ */
 bool
 evi_event_recorded_since(const EviEventKey *key, TimestampTz since, Snapshot snapshot)
 {
-	EviPartition partition;
-	EviEventIndex which = key->with_actor ? EVI_EVENT_BY_ACTOR : EVI_EVENT_BY_SUBJECT;
-	bool		found = false;
-
 	/* locked first, as always: or a partition could be dropped before it is opened */
 	Relation	parent = evi_relation_open(EVI_EVENT, AccessShareLock);
+	int64		last = evi_fetch_last_given();
+	EviPartition partition;
+	bool		is_before = false;
+	bool		found = false;
 
 	for (int n = 0; !found && evi_relation_partition(n, &partition); n++)
 	{
-		ScanKeyData keys[5];
-		int			nkeys = 0;
-		EviScan		scan;
-
-		if (key->with_actor && key->actor)
-			ScanKeyInit(&keys[nkeys++], Anum_event_actor, BTEqualStrategyNumber, F_TEXTEQ,
-						PointerGetDatum(key->actor));
-		else if (key->with_actor)
-			ScanKeyEntryInitialize(&keys[nkeys++], SK_ISNULL | SK_SEARCHNULL,
-								   Anum_event_actor, InvalidStrategy, InvalidOid,
-								   InvalidOid, InvalidOid, (Datum) 0);
-		ScanKeyInit(&keys[nkeys++], Anum_event_subject_type, BTEqualStrategyNumber, F_TEXTEQ,
-					PointerGetDatum(key->subject_type));
-		ScanKeyInit(&keys[nkeys++], Anum_event_subject_id, BTEqualStrategyNumber, F_TEXTEQ,
-					PointerGetDatum(key->subject_id));
-		ScanKeyInit(&keys[nkeys++], Anum_event_action, BTEqualStrategyNumber, F_TEXTEQ,
-					PointerGetDatum(key->action));
-		ScanKeyInit(&keys[nkeys++], Anum_event_recorded_at, BTGreaterStrategyNumber,
-					F_TIMESTAMPTZ_GT, TimestampTzGetDatum(since));
-
-		/* the newest matter: an old one in the range is as good, but rarer */
-		evi_scan_begin_index(&scan, partition.relid, partition.index[which],
-							 snapshot, nkeys, keys);
-		found = evi_scan_next(&scan, BackwardScanDirection) != NULL;
-		evi_scan_end(&scan);
+		if (is_before && !partition.is_default)
+			continue;
+		found = partition_has(&partition, key, since, snapshot);
+		if (!found && !partition.is_default && partition.first <= last)
+			is_before = was_opened_before(&partition, since);
 	}
 	table_close(parent, AccessShareLock);
 	return found;
@@ -285,6 +290,64 @@ check_required(text *subject_type, text *action, Datum required, Jsonb *metadata
 						TextDatumGetCString(keys[i])),
 				 errdetail("evinbox.action requires it.")));
 	}
+}
+
+static bool
+partition_has(const EviPartition *partition, const EviEventKey *key, TimestampTz since,
+			  Snapshot snapshot)
+{
+	EviEventIndex which = key->with_actor ? EVI_EVENT_BY_ACTOR : EVI_EVENT_BY_SUBJECT;
+	ScanKeyData keys[5];
+	int			nkeys = 0;
+	EviScan		scan;
+	bool		found;
+
+	if (key->with_actor && key->actor)
+		ScanKeyInit(&keys[nkeys++], Anum_event_actor, BTEqualStrategyNumber, F_TEXTEQ,
+					PointerGetDatum(key->actor));
+	else if (key->with_actor)
+		ScanKeyEntryInitialize(&keys[nkeys++], SK_ISNULL | SK_SEARCHNULL,
+							   Anum_event_actor, InvalidStrategy, InvalidOid,
+							   InvalidOid, InvalidOid, (Datum) 0);
+	ScanKeyInit(&keys[nkeys++], Anum_event_subject_type, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(key->subject_type));
+	ScanKeyInit(&keys[nkeys++], Anum_event_subject_id, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(key->subject_id));
+	ScanKeyInit(&keys[nkeys++], Anum_event_action, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(key->action));
+	ScanKeyInit(&keys[nkeys++], Anum_event_recorded_at, BTGreaterStrategyNumber,
+				F_TIMESTAMPTZ_GT, TimestampTzGetDatum(since));
+
+	/* the newest matter: an old one in the range is as good, but rarer */
+	evi_scan_begin_index(&scan, partition->relid, partition->index[which],
+						 snapshot, nkeys, keys);
+	found = evi_scan_next(&scan, BackwardScanDirection) != NULL;
+	evi_scan_end(&scan);
+	return found;
+}
+
+/* With some tolerance for who was given an id and took his time, and for clocks. */
+static bool
+was_opened_before(const EviPartition *partition, TimestampTz since)
+{
+	TimestampTz opened_at = partition->opened_at;
+
+	if (opened_at == 0)
+	{
+		EviScan		scan;
+		HeapTuple	tuple;
+		bool		isnull;
+
+		evi_scan_begin_index(&scan, partition->relid, partition->index[EVI_EVENT_BY_ID],
+							 GetActiveSnapshot(), 0, NULL);
+		tuple = evi_scan_next(&scan, ForwardScanDirection);
+		if (tuple)
+			opened_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_event_recorded_at,
+														 RelationGetDescr(scan.table), &isnull));
+		evi_scan_end(&scan);
+		evi_relation_note_opened(partition->relid, opened_at);
+	}
+	return opened_at != 0 && opened_at < since - TOLERANCE;
 }
 
 /*

@@ -4,7 +4,8 @@
  *		Stored events, and how they are found.
  *
  * They are read by direct index scans of the partitions, with the snapshot
- * that the caller gives.
+ * that the caller gives. Whoever goes through the partitions has evinbox.event
+ * locked: then none of them goes meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -92,6 +93,7 @@ evi_fetch_batch(const int64 *ids, int count, Snapshot snapshot, int *fetched)
 int
 evi_fetch_ids(int64 first, int64 last, int most, Snapshot snapshot, int64 **ids)
 {
+	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
 	int			npartitions;
 	EviPartition *partitions = evi_relation_partitions(&npartitions);
 	int			count = 0;
@@ -102,6 +104,7 @@ evi_fetch_ids(int64 first, int64 last, int most, Snapshot snapshot, int64 **ids)
 		count += scan_ids(&partitions[n], first, last, most - count, snapshot, *ids + count);
 	count += scan_ids(&partitions[npartitions - 1], first, last, most, snapshot, *ids + count);
 	pfree(partitions);
+	table_close(parent, AccessShareLock);
 
 	qsort(*ids, count, sizeof(int64), evi_compare_ids);
 	return Min(count, most);
@@ -162,6 +165,7 @@ evi_fetch_last_given(void)
 int64
 evi_fetch_highest(Snapshot snapshot)
 {
+	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), AccessShareLock);
 	EviPartition partition;
 	int64		result = 0;
 
@@ -179,6 +183,7 @@ evi_fetch_highest(Snapshot snapshot)
 															RelationGetDescr(scan.table), &isnull)));
 		evi_scan_end(&scan);
 	}
+	table_close(parent, AccessShareLock);
 	return result;
 }
 

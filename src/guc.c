@@ -23,6 +23,7 @@ static int	max_runners = 4;
 static int	max_failures = 50;
 static int	batch_size = 10000;
 static int	partition_size = 10000000;
+static int	retention_s = -1;
 static int	segment_xids = 65536;
 static int	max_depth = 8;
 static char *actor = NULL;
@@ -72,6 +73,11 @@ evi_guc_define(void)
 							NULL,
 							&partition_size, 10000000, 1000, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.retention",
+							"How long events are kept: partitions of evinbox.event are dropped when all of theirs are older.",
+							"-1 and 0 for ever. What an inbox has still to handle is kept.",
+							&retention_s, -1, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("evinbox.segment_xids",
 							"Number of transaction ids after which the outbox goes on to its next segment.",
 							"May be changed at any time: readers look at all segments.",
@@ -154,6 +160,13 @@ int
 evi_guc_partition_size(void)
 {
 	return partition_size;
+}
+
+/* in seconds; none for ever */
+int
+evi_guc_retention_s(void)
+{
+	return retention_s;
 }
 
 int

@@ -24,6 +24,7 @@ extern int	evi_guc_max_runners(void);
 extern int	evi_guc_max_failures(void);
 extern int	evi_guc_batch_size(void);
 extern int	evi_guc_partition_size(void);
+extern int	evi_guc_retention_s(void);
 extern int	evi_guc_segment_xids(void);
 extern int	evi_guc_max_depth(void);
 extern const char *evi_guc_actor(void);

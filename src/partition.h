@@ -13,6 +13,8 @@
 
 extern bool evi_partition_make(void);
 extern void evi_partition_note(int64 id);
-extern void evi_partition_make_at(int64 from);
+extern void evi_partition_make_at(const char *name);
+extern bool evi_partition_is_ours(Oid relid);
+extern bool evi_partition_is_referenced(Oid relid);
 
 #endif							/* EVI_PARTITION_H */

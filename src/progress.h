@@ -28,6 +28,7 @@ typedef struct EviProgress
 	uint64		look;			/* of its runner, when it was opened */
 	int			limit;			/* smaller batches after a failure; 0 for none */
 	int			suspects;		/* how many events to take one by one: see setback.c */
+	bool		handled_blank;	/* had the event that has failed no personal part? */
 	int64		tried_id;		/* the event whose attempt is recorded; or 0 */
 	int64		unflushed;		/* events that a crash may give us again */
 	int64		failures;		/* of events, since it was created */

@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -113,6 +114,26 @@ evi_query_run_alone(EviQuery *query, Datum *args, const char *nulls)
 	result = evi_query_run(query, args, nulls, 0);
 	evi_section_leave(&section);
 	evi_query_close();
+	return result;
+}
+
+/* likewise, with what is committed by now, whatever the transaction's isolation */
+uint64
+evi_query_run_latest(EviQuery *query, Datum *args)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EviSection	section;
+	uint64		result;
+
+	evi_query_open();
+	evi_section_enter(&section);
+	prepare(query);
+	expect(SPI_execute_snapshot(query->plan, args, NULL, snapshot, InvalidSnapshot, false, true, 0),
+		   query->expected, query->sql);
+	result = SPI_processed;
+	evi_section_leave(&section);
+	evi_query_close();
+	UnregisterSnapshot(snapshot);
 	return result;
 }
 

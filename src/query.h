@@ -38,6 +38,7 @@ extern void evi_query_close(void);
 extern uint64 evi_query_run(EviQuery *query, Datum *args, const char *nulls, long limit);
 extern uint64 evi_query_read(EviQuery *query, Datum *args, const char *nulls);
 extern uint64 evi_query_run_alone(EviQuery *query, Datum *args, const char *nulls);
+extern uint64 evi_query_run_latest(EviQuery *query, Datum *args);
 extern void evi_query_utility(const char *sql);
 extern void evi_query_select(const char *sql);
 extern Datum evi_query_value(uint64 row, int column, bool *isnull);

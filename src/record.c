@@ -17,6 +17,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "blank.h"
 #include "event.h"
 #include "evinbox.h"
 #include "incarnation.h"
@@ -131,11 +132,13 @@ evinbox_event_after_insert(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* BEFORE UPDATE OR DELETE OR TRUNCATE */
+/* BEFORE UPDATE OR DELETE OR TRUNCATE: erase() goes around this */
 Datum
 evinbox_event_refuse_change(PG_FUNCTION_ARGS)
 {
 	evi_require_trigger(fcinfo);
+	if (evi_blank_is_replicated((TriggerData *) fcinfo->context))
+		return PointerGetDatum(((TriggerData *) fcinfo->context)->tg_newtuple);
 	ereport(ERROR,
 			(errcode(ERRCODE_RESTRICT_VIOLATION),
 			 errmsg("evinbox.event is append-only"),

@@ -84,6 +84,7 @@ static struct
 	bool		is_loaded;
 	bool		is_stale;
 	bool		callback_registered;
+	uint64		changes;		/* so often we heard of evinbox.event */
 	MemoryContext context;
 	Oid			table[EVI_TABLES];
 	Oid			index[EVI_TABLES];
@@ -107,6 +108,13 @@ bool
 evi_relation_installed(void)
 {
 	return load_cache(true);
+}
+
+/* Grows when stored events may have changed, by an erasure: what was read before may be outdated. */
+uint64
+evi_relation_changes(void)
+{
+	return cache.changes;
 }
 
 Oid
@@ -181,6 +189,15 @@ evi_relation_partition(int n, EviPartition *partition)
 		return false;
 	*partition = cache.partition[n];
 	return true;
+}
+
+/* Keeps in mind what was found out about a partition, as long as it is as it is. */
+void
+evi_relation_note_opened(Oid partition, TimestampTz opened_at)
+{
+	for (int n = 0; n < cache.npartitions; n++)
+		if (cache.partition[n].relid == partition)
+			cache.partition[n].opened_at = opened_at;
 }
 
 /* all of them, in that order, as they were at one moment */
@@ -526,6 +543,9 @@ forget_cache(Datum arg, Oid relid)
 		ours = cache.table[i] == relid;
 	for (int i = 0; i < cache.npartitions && !ours; i++)
 		ours = cache.partition[i].relid == relid;
-	if (ours)
-		cache.is_stale = true;
+	if (!ours)
+		return;
+	cache.is_stale = true;
+	if (!OidIsValid(relid) || relid == cache.table[EVI_EVENT])
+		cache.changes++;
 }

@@ -11,6 +11,7 @@
 #include "access/genam.h"
 #include "access/itup.h"
 #include "access/skey.h"
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "storage/lockdefs.h"
 #include "utils/rel.h"
@@ -57,6 +58,7 @@ typedef struct EviPartition
 	bool		is_default;		/* it has whatever no range has */
 	int64		first;			/* the range of its ids */
 	int64		last;
+	TimestampTz opened_at;		/* when its first event was recorded; 0 if not known */
 	Oid			index[EVI_EVENT_INDEXES];
 } EviPartition;
 
@@ -78,10 +80,12 @@ typedef struct EviEntries
 } EviEntries;
 
 extern bool evi_relation_installed(void);
+extern uint64 evi_relation_changes(void);
 extern Oid	evi_relation_oid(EviTable table);
 extern Relation evi_relation_open(EviTable table, LOCKMODE mode);
 extern void evi_relation_check_id(EviTable sequence, int64 id, const char *of_what);
 extern bool evi_relation_partition(int n, EviPartition *partition);
+extern void evi_relation_note_opened(Oid partition, TimestampTz opened_at);
 extern EviPartition *evi_relation_partitions(int *count);
 extern void evi_relation_partition_of(int64 event_id, EviPartition *partition);
 

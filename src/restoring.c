@@ -100,7 +100,7 @@ make_partition(CopyStmt *statement)
 
 		evi_query_open();
 		evi_section_enter(&section);
-		evi_partition_make_at(strtoll(relation->relname + strlen(PARTITION_PREFIX), NULL, 10));
+		evi_partition_make_at(relation->relname);
 		evi_section_leave(&section);
 		evi_query_close();
 		CommandCounterIncrement();
@@ -154,5 +154,5 @@ is_partition(const RangeVar *relation)
 
 	return strcmp(relation->schemaname, EVI_INTERNAL_SCHEMA) == 0 &&
 		strncmp(relation->relname, PARTITION_PREFIX, strlen(PARTITION_PREFIX)) == 0 &&
-		(strcmp(rest, "default") == 0 || (*rest != '\0' && strspn(rest, "0123456789") == strlen(rest)));
+		(strcmp(rest, "default") == 0 || (*rest != '\0' && strspn(rest, "0123456789_") == strlen(rest)));
 }

@@ -24,7 +24,9 @@
 #include "utils/timestamp.h"
 
 #include "backoff.h"
+#include "blank.h"
 #include "evinbox.h"
+#include "fetch.h"
 #include "guc.h"
 #include "relation.h"
 #include "setback.h"
@@ -68,6 +70,7 @@ static void hold_suspects(LOCKMODE mode);
 static void store(Setback *setback, void (*work) (void *arg));
 static void store_halt(void *arg);
 static void store_failure(void *arg);
+static void withhold_erased(Setback *setback);
 static void store_attempt(void *arg);
 static EviStep lock(Setback *setback);
 static EviOutcome decide(const EviInbox *inbox, int former_attempts, const ErrorData *error);
@@ -183,6 +186,7 @@ evi_setback_try(EviProgress *progress, int64 event_id, int former_attempts, int 
 		return EVI_STEP_DONE;
 
 	setback.error = &crashed;
+	progress->handled_blank = true; /* it quotes nothing */
 	setback.outcome = (EviOutcome) {"dead", former_attempts + MAX_CRASHES, DT_NOEND, true};
 	store(&setback, store_failure);
 	if (setback.step != EVI_STEP_DONE)
@@ -282,12 +286,41 @@ store_failure(void *arg)
 	/* the lock was free for a moment: somebody else may have retried it */
 	if (setback->next >= 0 ||
 		evi_delivery_attempts(inbox, setback->event_id) == setback->former_attempts)
+	{
+		withhold_erased(setback);
 		evi_delivery_fail(inbox, setback->event_id, &setback->outcome, setback->error);
+	}
 	evi_setback_tried(progress);
 
 	/* or a retry that ends the server would take it away, and come again */
 	if (evi_shmem_unclean_end() != 0)
 		ForceSyncCommit();
+	PopActiveSnapshot();
+}
+
+/* An event may have been erased while it was handled: then its error is not for the record. */
+static void
+withhold_erased(Setback *setback)
+{
+	static ErrorData withheld = {.message = "not on record: the event was erased while it was handled"};
+	EviBatch   *batch;
+	HeapTupleData tuple;
+	int			fetched;
+
+	evi_blank_lock(ShareLock);
+	if (setback->progress->handled_blank)
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	batch = evi_fetch_batch(&setback->event_id, 1, GetActiveSnapshot(), &fetched);
+	if (batch->count > 0)
+	{
+		tuple = evi_batch_tuple(batch, 0);
+		if (evi_blank_is(&tuple, batch->desc))
+		{
+			withheld.sqlerrcode = setback->error->sqlerrcode;
+			setback->error = &withheld;
+		}
+	}
 	PopActiveSnapshot();
 }
 

@@ -45,6 +45,7 @@ typedef struct EviWindow
 	int			batch_from;
 	int			batch_to;
 	int			batch_asked;	/* how many it was to have */
+	uint64		batch_changes;	/* of stored events, when it was read */
 } EviWindow;
 
 extern EviWindow *evi_window_open(const EviCursor *cursor, const EviSnapshot *upper,

@@ -163,6 +163,8 @@ SELECT results_eq(
 		('discard', 'inbox text, event_id bigint', 'void'),
 		('dispatch_replicated', 'enabled boolean', 'void'),
 		('end_batch', '', 'void'),
+		('erase', 'subject_type text, subject_id text', 'bigint'),
+		('erase_actor', 'actor text', 'bigint'),
 		('feed', 'subjects jsonb, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('give_up', 'reason text', 'void'),
 		('grouped_feed', 'subjects jsonb DEFAULT NULL::jsonb, actor text DEFAULT NULL::text, scope text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20, gap interval DEFAULT ''00:05:00''::interval, time_zone text DEFAULT NULL::text, group_by text DEFAULT ''actor''::text', 'TABLE(last_id bigint, first_id bigint, count integer, actors text[], action text, first_at timestamp with time zone, last_at timestamp with time zone, day date, event evinbox.event)'),

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(118);
+SELECT plan(120);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -57,6 +57,7 @@ SELECT throws_ok($$SELECT evinbox.schedule('privileges', '* * * * *')$$, '42501'
 SELECT throws_ok($$SELECT evinbox.unschedule('privileges')$$, '42501', NULL, 'nor unschedule');
 SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', NULL, 'nor ' || call)
 	FROM unnest('{pause(''privileges''),resume(''privileges''),retry(),"discard(''privileges'', 1)","replay(''privileges'', 1, 2)",
+		"erase(''T'', ''1'')",erase_actor(''User:1''),
 		"subject_feed(''T'', ''1'')","subject_feed(''T'', 1)",actor_feed(''a''),scope_feed(''a''),feed(''[]''),grouped_feed(),
 		"retry_in(''1 s'')",skip(''no''),give_up(''no''),resume_after_restore(''deliver''),dispatch_replicated(true)}'::text[]) call;
 SELECT throws_ok(format('SELECT * FROM evinbox_internal.%I', relation), '42501', NULL, 'nor read internal ' || relation)

@@ -1,6 +1,6 @@
 -- Programs go by SQLSTATEs: those of all refusals.
 BEGIN;
-SELECT plan(136);
+SELECT plan(143);
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -169,6 +169,13 @@ UPDATE evinbox.inbox SET replayable = false;
 -- operating
 SELECT throws_ok(format('SELECT evinbox.%s', call), '42704', 'inbox "missing" does not exist')
 	FROM unnest('{pause(''missing''),resume(''missing''),retry(''missing''),"discard(''missing'', 1)","replay(''missing'', 1, 2)"}'::text[]) call;
+SELECT throws_ok(format('SELECT evinbox.%s', call), '22004', NULL, call)
+	FROM unnest('{"erase(null, ''1'')","erase(''T'', null)",erase_actor(null)}'::text[]) call;
+SELECT throws_ok(format('SELECT evinbox.%s', call), '22023', NULL, call)
+	FROM unnest(ARRAY[$$erase('', '1')$$, $$erase('T', '')$$]) call;
+SELECT throws_ok(format('DO $d$ BEGIN SET LOCAL transaction_read_only = on; PERFORM evinbox.%s; END $d$', call), '25006', NULL,
+		call || ' in a read-only transaction')
+	FROM unnest('{"erase(''T'', ''1'')",erase_actor(''User:1'')}'::text[]) call;
 SELECT throws_ok($$SELECT evinbox.discard('i', 1)$$, '42704', 'event 1 has not failed in inbox "i"');
 SELECT throws_ok($$SELECT evinbox.replay('i', 1, 2)$$, '55000', 'inbox "i" is not replayable');
 UPDATE evinbox.inbox SET replayable = true;
