@@ -44,7 +44,7 @@ static void check_required(text *subject_type, text *action, Datum required, Jso
 static Relation open_partition_of(int64 id, EviPartition *partition);
 static bool is_plain(Relation rel, const bool *isnull);
 static bool open_indexes(Relation rel, const EviPartition *partition, Relation *indexes);
-static void close_indexes(Relation *indexes, int count);
+static void close_indexes(Relation *indexes, int count, LOCKMODE lock);
 static bool is_plain_index(Relation index, EviEventIndex which);
 static bool leaves_out_nulls(EviEventIndex which);
 static void insert_into_index(Relation rel, Relation index, EviEventIndex which, ItemPointer tid,
@@ -88,6 +88,8 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 	bool		found = false;
 	StringInfoData allowed;
 
+	if (evi_relation_is_empty(EVI_ACTION))
+		return;
 	ScanKeyInit(&key, Anum_action_subject_type, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(subject_type));
 	evi_scan_begin(&scan, EVI_ACTION, GetActiveSnapshot(), 1, &key);
@@ -132,6 +134,7 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 int64
 evi_event_insert(Datum *values, bool *isnull)
 {
+	static EviSeries inserted = {0};
 	Relation	parent = evi_relation_open(EVI_EVENT, RowExclusiveLock);
 	int64		id;
 	EviPartition partition;
@@ -152,7 +155,7 @@ evi_event_insert(Datum *values, bool *isnull)
 		simple_heap_insert(rel, tuple);
 		for (int i = 0; i < EVI_EVENT_INDEXES; i++)
 			insert_into_index(rel, indexes[i], i, &tuple->t_self, values, isnull);
-		close_indexes(indexes, EVI_EVENT_INDEXES);
+		close_indexes(indexes, EVI_EVENT_INDEXES, evi_relation_lock_left(&inserted));
 		heap_freetuple(tuple);
 	}
 	else
@@ -322,15 +325,15 @@ open_indexes(Relation rel, const EviPartition *partition, Relation *indexes)
 	}
 	list_free(list);
 	if (!result)
-		close_indexes(indexes, nopen);
+		close_indexes(indexes, nopen, RowExclusiveLock);
 	return result;
 }
 
 static void
-close_indexes(Relation *indexes, int count)
+close_indexes(Relation *indexes, int count, LOCKMODE lock)
 {
 	for (int i = 0; i < count; i++)
-		index_close(indexes[i], RowExclusiveLock);
+		index_close(indexes[i], lock);
 }
 
 /* one on columns; those for feeds may leave out rows that are in none */
