@@ -818,6 +818,43 @@ COMMENT ON FUNCTION evinbox.describe(evinbox.event, text)
 	IS 'An event as a sentence, by evinbox.template';
 
 ------------------------------------------------------------------------------
+-- Tracking
+------------------------------------------------------------------------------
+
+CREATE FUNCTION evinbox_internal.record_change() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_record_change'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox.track(
+	relation regclass, columns name[], action text DEFAULT 'changed',
+	subject_type text DEFAULT NULL, id_column name DEFAULT NULL,
+	events text[] DEFAULT '{update}', scope_column name DEFAULT NULL,
+	snapshot boolean DEFAULT false)
+RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_track'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.track(regclass, name[], text, text, name, text[], name, boolean)
+	IS 'From now on, changes of a table''s columns are recorded as events, by whomever they are made';
+
+CREATE FUNCTION evinbox.untrack(relation regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_untrack'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.untrack(regclass)
+	IS 'Takes back all that track() has said of a table';
+
+CREATE FUNCTION evinbox.state_at(subject_type text, subject_id text, at timestamptz) RETURNS jsonb
+LANGUAGE sql STRICT STABLE PARALLEL SAFE
+RETURN (
+	SELECT e.snapshot
+	FROM evinbox.event e
+	WHERE e.subject_type = state_at.subject_type AND e.subject_id = state_at.subject_id
+		AND e.occurred_at <= state_at.at AND e.snapshot IS NOT NULL
+	ORDER BY e.occurred_at DESC, e.id DESC
+	LIMIT 1);
+COMMENT ON FUNCTION evinbox.state_at(text, text, timestamptz)
+	IS 'A subject as it was then: the newest snapshot of its events up to that time';
+
+------------------------------------------------------------------------------
 -- Coming and going
 ------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@
 #define EVI_COMPAT_H
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "miscadmin.h"
@@ -33,11 +34,13 @@
 #define member_can_set_role(member, role) is_member_of_role((member), (role))
 #endif
 
-/* 16: likewise object_ownercheck(); we ask for databases and extensions */
+/* 16: likewise object_ownercheck(); we ask for databases, extensions and tables */
 #if PG_VERSION_NUM < 160000
 #define object_ownercheck(classid, objectid, roleid) \
 	((classid) == DatabaseRelationId ? \
 	 pg_database_ownercheck((objectid), (roleid)) : \
+	 (classid) == RelationRelationId ? \
+	 pg_class_ownercheck((objectid), (roleid)) : \
 	 pg_extension_ownercheck((objectid), (roleid)))
 #endif
 

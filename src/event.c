@@ -52,7 +52,7 @@ static bool was_opened_before(const EviPartition *partition, TimestampTz since);
 static Relation open_partition_of(int64 id, EviPartition *partition);
 static bool is_plain(Relation rel, const bool *isnull);
 static bool open_indexes(Relation rel, const EviPartition *partition, Relation *indexes);
-static void close_indexes(Relation *indexes, int count);
+static void close_indexes(Relation *indexes, int count, LOCKMODE lock);
 static bool is_plain_index(Relation index, EviEventIndex which);
 static bool leaves_out_nulls(EviEventIndex which);
 static void insert_into_index(Relation rel, Relation index, EviEventIndex which, ItemPointer tid,
@@ -116,7 +116,7 @@ evi_event_check_action(text *subject_type, text *action, Jsonb *metadata)
 	bool		found = false;
 	StringInfoData allowed;
 
-	if (is_ours)
+	if (is_ours || evi_relation_is_empty(EVI_ACTION))
 		return;
 	ScanKeyInit(&key, Anum_action_subject_type, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(subject_type));
@@ -172,6 +172,7 @@ evi_event_set_ours(bool value)
 int64
 evi_event_insert(Datum *values, bool *isnull)
 {
+	static EviSeries inserted = {0};
 	Relation	parent = evi_relation_open(EVI_EVENT, RowExclusiveLock);
 	int64		id;
 	EviPartition partition;
@@ -192,7 +193,7 @@ evi_event_insert(Datum *values, bool *isnull)
 		simple_heap_insert(rel, tuple);
 		for (int i = 0; i < EVI_EVENT_INDEXES; i++)
 			insert_into_index(rel, indexes[i], i, &tuple->t_self, values, isnull);
-		close_indexes(indexes, EVI_EVENT_INDEXES);
+		close_indexes(indexes, EVI_EVENT_INDEXES, evi_relation_lock_left(&inserted));
 		heap_freetuple(tuple);
 	}
 	else
@@ -405,15 +406,15 @@ open_indexes(Relation rel, const EviPartition *partition, Relation *indexes)
 	}
 	list_free(list);
 	if (!result)
-		close_indexes(indexes, nopen);
+		close_indexes(indexes, nopen, RowExclusiveLock);
 	return result;
 }
 
 static void
-close_indexes(Relation *indexes, int count)
+close_indexes(Relation *indexes, int count, LOCKMODE lock)
 {
 	for (int i = 0; i < count; i++)
-		index_close(indexes[i], RowExclusiveLock);
+		index_close(indexes[i], lock);
 }
 
 /* one on columns; those for feeds may leave out rows that are in none */

@@ -54,7 +54,6 @@ static int64 closed_until = 0;
 
 static uint64 turn_of(uint64 xid);
 static int	segment_of(uint64 xid);
-static bool segment_is_empty(EviTable segment);
 static bool may_be_emptied(EviTable segment);
 static bool needs(const EviSnapshot *done, EviTable segment, Snapshot snapshot);
 static bool segment_is_overdue(EviTable segment, int turns, Snapshot snapshot);
@@ -162,7 +161,7 @@ evi_outbox_truncate(void)
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
 	{
 		/* the current one is about to be written to */
-		if (i == segment_of(next) || segment_is_empty(EVI_OUTBOX + i))
+		if (i == segment_of(next) || evi_relation_is_empty(EVI_OUTBOX + i))
 			continue;
 
 		/* looking before locking saves most of the locks; a dump may be coming in */
@@ -184,7 +183,7 @@ bool
 evi_outbox_waits_for(const EviSnapshot *done, Snapshot snapshot)
 {
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
-		if (!segment_is_empty(EVI_OUTBOX + i) && needs(done, EVI_OUTBOX + i, snapshot) &&
+		if (!evi_relation_is_empty(EVI_OUTBOX + i) && needs(done, EVI_OUTBOX + i, snapshot) &&
 			segment_is_overdue(EVI_OUTBOX + i, OVERDUE_TURNS, snapshot))
 			return true;
 	return false;
@@ -200,16 +199,6 @@ static int
 segment_of(uint64 xid)
 {
 	return (int) (turn_of(xid) % EVI_OUTBOX_SEGMENTS);
-}
-
-static bool
-segment_is_empty(EviTable segment)
-{
-	Relation	rel = evi_relation_open(segment, AccessShareLock);
-	bool		result = RelationGetNumberOfBlocks(rel) == 0;
-
-	table_close(rel, AccessShareLock);
-	return result;
 }
 
 /*

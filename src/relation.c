@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -27,6 +28,8 @@
 #include "miscadmin.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "storage/bufmgr.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
@@ -94,6 +97,8 @@ static struct
 
 static bool has_given(EviTable sequence, int64 value);
 static void begin_scan(EviScan *scan, Oid index, Snapshot snapshot, int nkeys, ScanKey keys);
+static bool insert_with_index(Relation rel, EviTable table, HeapTuple tuple,
+							  const Datum *values, const bool *isnull);
 static bool load_cache(bool missing_ok);
 static bool load_tables(void);
 static int	columns_of(Oid relid);
@@ -332,11 +337,72 @@ evi_relation_insert(EviTable table, const Datum *values, const bool *isnull)
 		memcpy(all_isnull, isnull, sizeof(bool) * names[table].natts);
 		tuple = heap_form_tuple(RelationGetDescr(rel), all, all_isnull);
 	}
-	CatalogTupleInsert(rel, tuple);
+	if (!insert_with_index(rel, table, tuple, values, isnull))
+		CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
 
 	/* the lock stays until the transaction's end: see outbox.c's truncation */
 	table_close(rel, NoLock);
+}
+
+/*
+ * What CatalogTupleInsert() does, if there is no index but our own, of plain
+ * columns. Otherwise false.
+ */
+static bool
+insert_with_index(Relation rel, EviTable table, HeapTuple tuple,
+				  const Datum *values, const bool *isnull)
+{
+	static EviSeries inserted[EVI_TABLES];
+	List	   *list = RelationGetIndexList(rel);
+	bool		is_plain = list_length(list) == 1 && linitial_oid(list) == cache.index[table];
+	Relation	index;
+	Datum		keys[INDEX_MAX_KEYS];
+	bool		keys_isnull[INDEX_MAX_KEYS];
+	IndexInfo	info = {.type = T_IndexInfo};
+
+	list_free(list);
+	if (!is_plain)
+		return false;
+	simple_heap_insert(rel, tuple);
+	index = index_open(cache.index[table], RowExclusiveLock);
+	for (int i = 0; i < index->rd_index->indnatts; i++)
+	{
+		int			column = index->rd_index->indkey.values[i] - 1;
+
+		keys[i] = values[column];
+		keys_isnull[i] = isnull[column];
+	}
+	(void) index_insert(index, keys, keys_isnull, &tuple->t_self, rel,
+						index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+						false, &info);
+	index_close(index, evi_relation_lock_left(&inserted[table]));
+	return true;
+}
+
+/*
+ * Which lock is to be given back when an index is closed? From a transaction's
+ * second insertion on, none: it probably inserts more, and gets for nothing what
+ * it has already.
+ */
+LOCKMODE
+evi_relation_lock_left(EviSeries *series)
+{
+	if (series->lxid == EVI_MY_LXID)
+		return NoLock;
+	series->lxid = EVI_MY_LXID;
+	return RowExclusiveLock;
+}
+
+/* Has it no rows at all, not even dead ones? */
+bool
+evi_relation_is_empty(EviTable table)
+{
+	Relation	rel = evi_relation_open(table, AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(rel) == 0;
+
+	table_close(rel, AccessShareLock);
+	return result;
 }
 
 /* the columns that are known here */

@@ -79,6 +79,12 @@ typedef struct EviEntries
 	TupleTableSlot *row;
 } EviEntries;
 
+/* insertions of the same kind, one after the other */
+typedef struct EviSeries
+{
+	LocalTransactionId lxid;	/* of the last one */
+} EviSeries;
+
 extern bool evi_relation_installed(void);
 extern uint64 evi_relation_changes(void);
 extern Oid	evi_relation_oid(EviTable table);
@@ -101,6 +107,8 @@ extern IndexTuple evi_entries_next(EviEntries *entries);
 extern TupleTableSlot *evi_entries_row(EviEntries *entries);
 extern void evi_entries_end(EviEntries *entries);
 extern void evi_relation_insert(EviTable table, const Datum *values, const bool *isnull);
+extern LOCKMODE evi_relation_lock_left(EviSeries *series);
+extern bool evi_relation_is_empty(EviTable table);
 extern void evi_relation_deform(EviTable table, HeapTuple tuple, TupleDesc desc,
 								Datum *values, bool *isnull);
 

@@ -183,24 +183,28 @@ SELECT results_eq(
 		('scope_feed', 'scope text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('set_context', 'context jsonb, actor text DEFAULT NULL::text', 'void'),
 		('skip', 'reason text', 'void'),
+		('state_at', 'subject_type text, subject_id text, at timestamp with time zone', 'jsonb'),
 		('subject_feed', 'subject_type text, subject_id bigint, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('subject_feed', 'subject_type text, subject_id text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('subject_feed', 'subject_type text, subject_id uuid, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
-		('unschedule', 'inbox text', 'void')$$,
+		('track', 'relation regclass, columns name[], action text DEFAULT ''changed''::text, subject_type text DEFAULT NULL::text, id_column name DEFAULT NULL::name, events text[] DEFAULT ''{update}''::text[], scope_column name DEFAULT NULL::name, snapshot boolean DEFAULT false', 'void'),
+		('unschedule', 'inbox text', 'void'),
+		('untrack', 'relation regclass', 'void')$$,
 	'public functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
-		AND proname <> 'describe' AND proname NOT LIKE '%feed'
+		AND proname NOT IN ('describe', 'state_at') AND proname NOT LIKE '%feed'
 		AND (provolatile <> 'v' OR proparallel <> 'u' OR prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
 	'public functions that do something are volatile, parallel unsafe, and in C');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
-		AND (proname = 'describe' OR proname LIKE '%feed') AND (provolatile <> 's' OR proparallel = 'u' OR
+		AND (proname IN ('describe', 'state_at') OR proname LIKE '%feed') AND (provolatile <> 's' OR proparallel = 'u' OR
 			prosqlbody IS NULL AND prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c'))$$,
 	'those that show something are stable, and depend on no search_path');
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
-	ARRAY['record_events', 'schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated'],
+	ARRAY['record_events', 'schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated',
+		'untrack', 'state_at'],
 	'strict functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(120);
+SELECT plan(123);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -48,6 +48,7 @@ RESET ROLE;
 
 -- a role that may look into the schema only
 SET LOCAL ROLE evinbox_test_schema;
+CREATE TABLE pg_temp.mine (a int PRIMARY KEY);
 SELECT throws_ok($$SELECT evinbox.record_event('T', 'a', 'done')$$, '42501', NULL, 'USAGE does not let record text ids');
 SELECT throws_ok($$SELECT evinbox.record_event('T', 1, 'done')$$, '42501', NULL, 'nor bigint ids');
 SELECT throws_ok($$SELECT evinbox.record_event('T', '00000000-0000-0000-0000-000000000000'::uuid, 'done')$$, '42501', NULL,
@@ -60,6 +61,9 @@ SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', NULL, 'nor ' || cal
 		"erase(''T'', ''1'')",erase_actor(''User:1''),
 		"subject_feed(''T'', ''1'')","subject_feed(''T'', 1)",actor_feed(''a''),scope_feed(''a''),feed(''[]''),grouped_feed(),
 		"retry_in(''1 s'')",skip(''no''),give_up(''no''),resume_after_restore(''deliver''),dispatch_replicated(true)}'::text[]) call;
+SELECT throws_ok($$SELECT evinbox.track('pg_temp.mine', '{a}')$$, '42501', 'permission denied for function track', 'nor track');
+SELECT throws_ok($$SELECT evinbox.untrack('pg_temp.mine')$$, '42501', 'permission denied for function untrack', 'nor untrack');
+SELECT throws_ok($$SELECT evinbox.state_at('T', '1', now())$$, '42501', 'permission denied for function state_at', 'nor see the past');
 SELECT throws_ok(format('SELECT * FROM evinbox_internal.%I', relation), '42501', NULL, 'nor read internal ' || relation)
 	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt,incarnation,waiting}'::text[]) relation;
 SELECT throws_ok(format('SELECT * FROM evinbox.%I', relation), '42501', NULL, 'nor read ' || relation)

@@ -1,6 +1,6 @@
 -- Programs go by SQLSTATEs: those of all refusals.
 BEGIN;
-SELECT plan(143);
+SELECT plan(166);
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -208,6 +208,29 @@ SELECT evinbox.record_event('T', '1', 'done') AS failing \gset
 SET LOCAL client_min_messages = error;
 SELECT evinbox.run('fail') AS handled \gset
 SELECT is(last_sqlstate, 'EV001', 'a delivery has the handler''s SQLSTATE') FROM evinbox.delivery WHERE event_id = :failing;
+
+-- tracking
+CREATE TABLE tracked (id int PRIMARY KEY, v int);
+CREATE TABLE keyless (v int);
+CREATE VIEW viewed AS TABLE tracked;
+CREATE ROLE evinbox_test_tracker;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_tracker;
+GRANT EXECUTE ON FUNCTION evinbox.track, evinbox.untrack TO evinbox_test_tracker;
+SELECT throws_ok(format('SELECT evinbox.track(%s)', call), state, NULL, state || ': track(' || call || ')')
+	FROM (VALUES ('NULL, ''{v}''', '22004'), ('''tracked'', NULL', '22004'), ('''tracked'', ''{NULL}''', '22004'),
+		('''tracked'', ''{}''', '22023'), ('''tracked'', ''{v}'', ''''', '22023'), ('''tracked'', ''{v}'', events => ''{truncate}''', '22023'),
+		('''tracked'', ''{v}'', events => ''{}''', '22023'), ('''tracked'', ''{w}''', '42703'), ('''tracked'', ''{v}'', id_column => ''w''', '42703'),
+		('''tracked'', ''{v,v}''', '42701'), ('''tracked'', ''{ctid}''', '0A000'), ('''keyless'', ''{v}''', '55000'), ('''viewed'', ''{v}''', '42809'),
+		('''evinbox.event'', ''{actor}''', '42809'), ('''pg_class'', ''{relname}''', '42501'), ('''nothing'', ''{v}''', '42P01')) v (call, state);
+SELECT throws_ok($$SELECT evinbox.untrack('tracked')$$, '42704', '"tracked" is not tracked');
+SET LOCAL ROLE evinbox_test_tracker;
+SELECT throws_ok($$SELECT evinbox.track('tracked', '{v}')$$, '42501', 'must be owner of table tracked');
+SELECT throws_ok($$SELECT evinbox.untrack('tracked')$$, '42501', 'must be owner of table tracked');
+RESET ROLE;
+SELECT lives_ok($$SELECT evinbox.track('tracked', '{v}', action => 'no such', subject_type => 'Closed', events => '{insert}')$$);
+SELECT throws_ok($$INSERT INTO tracked VALUES (1, 1)$$, '23514', 'subject type "Closed" has no action "no such"');
+SELECT throws_ok($$ALTER TABLE tracked DROP v$$, '2BP01');
+SELECT throws_ok($$DROP EXTENSION evinbox$$, '2BP01');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -14,6 +14,7 @@ my @examples = $section =~ /^```sql\n(.*?)^```$/msg;
 is(scalar @examples, 2, 'README has two examples');
 
 my ($feeds) = $readme =~ /^## Feeds and sentences\n.*?^```sql\n(.*?)^```$/ms;
+my ($tracking) = $readme =~ /^## Tracking tables\n.*?^```sql\n(.*?)^```$/ms;
 my ($grants) = $readme =~ /^```sql\n(GRANT USAGE.*?)^```$/ms;
 my @settings = $readme =~ /^\| `(evinbox\.\w+)` \| `(\w+)` \|/mg;
 
@@ -43,6 +44,9 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM feed'),
 my $sentence = 'User:7 changed status from open to closed';
 like($node->safe_psql('postgres', $feeds),
 	qr/^(\d+\|$sentence\n){2}1\|\{User:7\}\|$sentence$/, 'feeds show sentences');
+like($node->safe_psql('postgres', $tracking),
+	qr/^\nissues\|42\|status_changed\|\{"to": "closed", "from": "open"\}\n\{"id": 42, "title": "It does not work", "status": "closed"\}$/,
+	'a tracked table records its transitions');
 
 $node->safe_psql('postgres', "CREATE ROLE app LOGIN; $grants");
 like(

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * moved.h
+ *		Rows that an UPDATE moves from one partition to another.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_MOVED_H
+#define EVI_MOVED_H
+
+#include "commands/trigger.h"
+
+#include "change.h"
+
+extern bool evi_moved_is_away(TriggerData *trigger);
+extern void evi_moved_note(TriggerData *trigger, const char *action, const EviRow *row,
+						   const EviColumn *columns, int ncolumns);
+extern EviRow *evi_moved_find(TriggerData *trigger, const char *action);
+
+#endif							/* EVI_MOVED_H */

@@ -1,0 +1,2 @@
+\set id random(1, 100000)
+UPDATE bench.audited SET status = CASE status WHEN 'open' THEN 'closed' ELSE 'open' END WHERE id = :id;
