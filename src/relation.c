@@ -106,7 +106,8 @@ static bool load_partitions(void);
 static PartitionDesc current_partitions(Relation event);
 static bool is_current(Relation event, PartitionDesc desc);
 static void read_ranges(PartitionBoundInfo bounds, EviPartition *partition, int newest);
-static Oid	find_partition_index(Oid partition, Oid parent_index);
+static void load_partition(EviPartition *partition, const Oid *parent_indexes, TupleDesc columns);
+static void check_columns(Relation partition, TupleDesc columns);
 static void forget_cache(Datum arg, Oid relid);
 
 bool
@@ -489,7 +490,9 @@ load_partitions(void)
 {
 	Relation	event = try_table_open(cache.table[EVI_EVENT], AccessShareLock);
 	PartitionDesc desc;
+	TupleDesc	columns;
 	Oid			schema;
+	Oid			indexes[EVI_EVENT_INDEXES];
 	int			nparts;
 	bool		has_default;
 	int			newest;
@@ -498,6 +501,7 @@ load_partitions(void)
 	if (!event)
 		return false;
 	desc = current_partitions(event);
+	columns = CreateTupleDescCopy(RelationGetDescr(event));
 	schema = RelationGetNamespace(event);
 	nparts = desc->nparts;
 	has_default = nparts > 0 && desc->boundinfo->default_index == nparts - 1;
@@ -516,11 +520,10 @@ load_partitions(void)
 		read_ranges(desc->boundinfo, partition, newest);
 	table_close(event, AccessShareLock);
 
+	for (int k = 0; k < EVI_EVENT_INDEXES; k++)
+		indexes[k] = get_relname_relid(event_indexes[k], schema);
 	for (int i = 0; i < nparts; i++)
-		for (int k = 0; k < EVI_EVENT_INDEXES; k++)
-			partition[i].index[k] =
-				find_partition_index(partition[i].relid,
-									 get_relname_relid(event_indexes[k], schema));
+		load_partition(&partition[i], indexes, columns);
 	cache.partition = partition;
 	cache.npartitions = nparts;
 	return true;
@@ -585,18 +588,37 @@ read_ranges(PartitionBoundInfo bounds, EviPartition *partition, int newest)
 	}
 }
 
-/* none, if the partition has just gone: then the cache is stale already */
-static Oid
-find_partition_index(Oid partition, Oid parent_index)
+/* It has no indexes if it has just gone: then the cache is stale already. */
+static void
+load_partition(EviPartition *partition, const Oid *parent_indexes, TupleDesc columns)
 {
-	Relation	rel = try_table_open(partition, AccessShareLock);
-	Oid			result;
+	Relation	rel = try_table_open(partition->relid, AccessShareLock);
 
 	if (!rel)
-		return InvalidOid;
-	result = index_get_partition(rel, parent_index);
+		return;
+	check_columns(rel, columns);
+	for (int k = 0; k < EVI_EVENT_INDEXES; k++)
+		partition->index[k] = index_get_partition(rel, parent_indexes[k]);
 	table_close(rel, AccessShareLock);
-	return result;
+}
+
+/* Columns are found by their numbers, which the server asks of no partition. */
+static void
+check_columns(Relation partition, TupleDesc columns)
+{
+	TupleDesc	desc = RelationGetDescr(partition);
+
+	for (int i = 0; i < Natts_event; i++)
+	{
+		if (i < desc->natts && strcmp(NameStr(TupleDescAttr(desc, i)->attname),
+									  NameStr(TupleDescAttr(columns, i)->attname)) == 0)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition \"%s\" has its columns in another order than evinbox.event",
+						RelationGetRelationName(partition)),
+				 errhint("Detach it, and attach a table that was created LIKE evinbox.event.")));
+	}
 }
 
 /* a relcache callback: no look-ups in here */

@@ -79,6 +79,22 @@ ROLLBACK;
 SELECT evinbox.record_event('T', 'after', 'done') > 0 AS recorded;
 SELECT evinbox.run('s');
 
+-- one with its columns in another order is refused by all that would read or write it
+BEGIN;
+CREATE TABLE event_mixed (LIKE evinbox.event INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES);
+ALTER TABLE event_mixed DROP COLUMN metadata, ADD COLUMN metadata jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE evinbox.event ATTACH PARTITION event_mixed FOR VALUES FROM (5000000000000) TO (6000000000000);
+SAVEPOINT attached;
+INSERT INTO evinbox.event (id, subject_type, subject_id, action) OVERRIDING SYSTEM VALUE VALUES (5000000000000, 'T', 'mixed', 'done');
+ROLLBACK TO attached;
+SELECT evinbox.record_event('T', 'mixed', 'done');
+ROLLBACK TO attached;
+SELECT evinbox.run('s');
+ROLLBACK TO attached;
+SELECT * FROM evinbox.subject_feed('T', 'after');
+ROLLBACK;
+SELECT evinbox.record_event('T', 'after', 'done') > 0 AS recorded;
+
 SET client_min_messages = warning;
 DROP EXTENSION evinbox CASCADE;
 DROP TABLE seen;
