@@ -66,7 +66,7 @@ static Capture *get_capture(FunctionCallInfo fcinfo, TriggerData *trigger);
 static void read_arguments(Capture *capture, Trigger *trigger);
 static Trigger *find_naming(TriggerData *trigger);
 static const Condition *get_condition(Trigger *trigger);
-static bool add_column(Node *node, List **attnos);
+static bool add_column(Node *node, void *attnos);
 static EviRow read_row(Capture *capture, TupleTableSlot *slot);
 static bool is_change(Capture *capture, const EviRow *old, const EviRow *new);
 static void record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *slot);
@@ -230,14 +230,17 @@ get_condition(Trigger *trigger)
 	return condition;
 }
 
+/* attnos is a List ** */
 static bool
-add_column(Node *node, List **attnos)
+add_column(Node *node, void *attnos)
 {
+	List	  **columns = attnos;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, Var))
 	{
-		*attnos = lappend_int(*attnos, ((Var *) node)->varattno);
+		*columns = lappend_int(*columns, ((Var *) node)->varattno);
 		return false;
 	}
 	return expression_tree_walker(node, add_column, attnos);

@@ -19,6 +19,7 @@
 #include "pgstat.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/relcache.h"
 #include "utils/timestamp.h"
 
 /* 16: one object_aclcheck() for all kinds of objects; we ask for databases and functions */
@@ -104,6 +105,11 @@
 #else
 #define evi_index_beginscan(table, index, snapshot, nkeys) \
 	index_beginscan((table), (index), (snapshot), NULL, (nkeys), 0)
+#endif
+
+/* 18: a deferrable primary key may be asked for, too, which we never do */
+#if PG_VERSION_NUM < 180000
+#define RelationGetPrimaryKeyIndex(rel, deferrable_ok) RelationGetPrimaryKeyIndex(rel)
 #endif
 
 /* 18: what does not return is said so in front of a declaration */

@@ -42,6 +42,7 @@
 
 #include "backlog.h"
 #include "brief.h"
+#include "compat.h"
 #include "cursor.h"
 #include "evinbox.h"
 #include "fetch.h"
@@ -442,7 +443,7 @@ end_of(Relation rel, ScanDirection direction)
 	bool		isnull;
 	int64		result = 0;
 
-	evi_scan_begin_index(&scan, RelationGetRelid(rel), RelationGetPrimaryKeyIndex(rel),
+	evi_scan_begin_index(&scan, RelationGetRelid(rel), RelationGetPrimaryKeyIndex(rel, false),
 						 GetActiveSnapshot(), 0, NULL);
 	tuple = evi_scan_next(&scan, direction);
 	if (tuple)

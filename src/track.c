@@ -277,7 +277,7 @@ check_column(Relation rel, const char *name)
 static List *
 key_of(Relation rel)
 {
-	Oid			index = RelationGetPrimaryKeyIndex(rel);
+	Oid			index = RelationGetPrimaryKeyIndex(rel, false);
 	List	   *result = NIL;
 	HeapTuple	tuple;
 	Form_pg_index form;

@@ -1,5 +1,4 @@
-# Pages of feeds among FEED_EVENTS events, against what one would write by hand,
-# and recording beside so many.
+# Pages of feeds among FEED_EVENTS events, against what one would write by hand.
 feeds()
 {
 	fresh feeds
@@ -9,24 +8,6 @@ feeds()
 	compare_ms "page of 1,000 followed subjects, against a query by hand, in ms" \
 		feed_followed feed_followed_by_hand
 	compare_ms 'grouped page of a scope, against a plain one, in ms' feed_grouped feed_scope
-	stored
-}
-
-# record_event() into a table with all these events, against an empty one
-stored()
-{
-	local i
-
-	createdb --maintenance-db=postgres bench_empty
-	PGDATABASE=bench_empty sql -f "$here/common.sql" >/dev/null
-	rm -f "$dir"/*.runs
-	for ((i = 0; i < RUNS; i++)); do
-		PGDATABASE=bench_empty tps record 1 >>"$dir/theirs.runs"
-		tps record 1 >>"$dir/ours.runs"
-	done
-	row "record_event() with $FEED_EVENTS events stored, against an empty table, per second" \
-		"$(median <"$dir/ours.runs")" "$(median <"$dir/theirs.runs")"
-	dropdb --force --maintenance-db=postgres bench_empty
 }
 
 load_events()

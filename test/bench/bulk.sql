@@ -1,0 +1,1 @@
+SELECT evinbox.record_events(events) FROM bench.bulk;
