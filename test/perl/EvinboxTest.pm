@@ -258,7 +258,7 @@ sub is_healthy
 sub said
 {
 	my ($node, $from, $pattern) = @_;
-	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|HINT:|due to administrator command/ }
+	my @lines = grep { /\[evinbox.*\] [A-Z]+:/ && !/CONTEXT:|DETAIL:|HINT:|due to administrator command/ }
 	  split /\n/, slurp_file($node->logfile, $from);
 
 	note $_ foreach @lines;
