@@ -1,16 +1,18 @@
 -- Feeds: the newest events of a subject, an actor, a scope, or many subjects.
 \set SHOW_CONTEXT never
-SET client_min_messages = error;
-CREATE EXTENSION evinbox;
-RESET client_min_messages;
 
--- several partitions, one of them with other columns in its rows, and gaps between
+-- several partitions, one of them with other columns in its rows, and gaps between;
+-- all at once, since a worker would make some, too
+BEGIN;
+SET LOCAL client_min_messages = error;
+CREATE EXTENSION evinbox;
 CREATE TABLE event_b PARTITION OF evinbox.event FOR VALUES FROM (10000001) TO (20000001);
 CREATE TABLE event_c (LIKE evinbox.event INCLUDING DEFAULTS, gone int);
 ALTER TABLE event_c DROP COLUMN gone;
 ALTER TABLE evinbox.event ATTACH PARTITION event_c FOR VALUES FROM (20000001) TO (30000001);
 CREATE TABLE event_d PARTITION OF evinbox.event FOR VALUES FROM (40000001) TO (50000001);
 CREATE TABLE event_e PARTITION OF evinbox.event FOR VALUES FROM (50000001) TO (60000001);
+COMMIT;
 
 -- in the default one: below all, in the gap, and beyond all
 CREATE FUNCTION record_at(first bigint, events int, step int = 1) RETURNS void LANGUAGE sql AS $$

@@ -1,11 +1,15 @@
 -- grouped_feed(): runs of like events as one entry.
 \set SHOW_CONTEXT never
-SET client_min_messages = error;
-CREATE EXTENSION evinbox;
-RESET client_min_messages;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
+
+-- a second partition, before a worker can make one
+BEGIN;
+SET LOCAL client_min_messages = error;
+CREATE EXTENSION evinbox;
 CREATE TABLE event_b PARTITION OF evinbox.event FOR VALUES FROM (10000001) TO (20000001);
+COMMIT;
+
 CREATE FUNCTION record(id bigint, minute int, subject text, action text, actor text, scope text) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO evinbox.event (id, subject_type, subject_id, action, actor, scope, occurred_at) OVERRIDING SYSTEM VALUE
 	VALUES (id, 'Issue', subject, action, actor, scope, '2026-03-28 22:50Z'::timestamptz + minute * interval '1 minute')
