@@ -47,7 +47,6 @@ typedef struct Condition
 typedef struct Capture
 {
 	bool		is_incomplete;	/* what names the columns was dropped */
-	const char *action_name;
 	text	   *action;
 	text	   *subject_type;
 	bool		on_insert;
@@ -65,6 +64,7 @@ typedef struct Capture
 static Capture *get_capture(FunctionCallInfo fcinfo, TriggerData *trigger);
 static void read_arguments(Capture *capture, Trigger *trigger);
 static Trigger *find_naming(TriggerData *trigger);
+static bool is_pair(Trigger *a, Trigger *b);
 static const Condition *get_condition(Trigger *trigger);
 static bool add_column(Node *node, void *attnos);
 static EviRow read_row(Capture *capture, TupleTableSlot *slot);
@@ -102,11 +102,11 @@ evinbox_record_change(PG_FUNCTION_ARGS)
 	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
 	{
 		if (evi_moved_is_away(trigger))
-			evi_moved_note(trigger, capture->action_name, &row, capture->columns, capture->ncolumns);
+			evi_moved_note(trigger, &row, capture->columns, capture->ncolumns);
 		else if (capture->on_delete)
 			record(capture, &row, NULL, trigger->tg_trigslot);
 	}
-	else if ((moved = evi_moved_find(trigger, capture->action_name)) != NULL)
+	else if ((moved = evi_moved_find(trigger, capture->columns, capture->ncolumns)) != NULL)
 	{
 		if (capture->on_update && is_change(capture, moved, &row))
 			record(capture, moved, &row, trigger->tg_trigslot);
@@ -158,7 +158,6 @@ read_arguments(Capture *capture, Trigger *trigger)
 {
 	char	  **args = trigger->tgargs;
 
-	capture->action_name = pstrdup(args[EVI_CAPTURE_ACTION]);
 	capture->action = cstring_to_text(args[EVI_CAPTURE_ACTION]);
 	capture->subject_type = cstring_to_text(args[EVI_CAPTURE_SUBJECT_TYPE]);
 	capture->on_insert = strstr(args[EVI_CAPTURE_EVENTS], "insert") != NULL;
@@ -182,13 +181,25 @@ find_naming(TriggerData *trigger)
 	{
 		Trigger    *one = &all->triggers[i];
 
-		if (one->tgfoid == trigger->tg_trigger->tgfoid && one->tgqual &&
-			one->tgnargs == EVI_CAPTURE_ARGS &&
-			strcmp(one->tgargs[EVI_CAPTURE_ACTION],
-				   trigger->tg_trigger->tgargs[EVI_CAPTURE_ACTION]) == 0)
+		if (one->tgqual && is_pair(one, trigger->tg_trigger))
 			return one;
 	}
 	return NULL;
+}
+
+/*
+ * A partition may have several pairs with the same action: one from each table
+ * that it is a part of, and its own.
+ */
+static bool
+is_pair(Trigger *a, Trigger *b)
+{
+	if (a->tgfoid != b->tgfoid || a->tgnargs != b->tgnargs)
+		return false;
+	for (int i = 0; i < a->tgnargs; i++)
+		if (strcmp(a->tgargs[i], b->tgargs[i]) != 0)
+			return false;
+	return true;
 }
 
 /*

@@ -18,7 +18,7 @@ $$;
 CREATE TABLE issues (id bigint PRIMARY KEY, status text, title text, points numeric, team text, updated_at timestamptz DEFAULT now());
 INSERT INTO issues VALUES (1, 'open', 'first', 1, 'red'), (2, 'open', 'second', 2, NULL);
 SELECT evinbox.track('issues', '{status}', action => 'status_changed');
-SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'issues'::regclass ORDER BY tgname;
+SELECT tgname, replace(pg_get_triggerdef(oid), quote_literal(tgrelid::oid), quote_literal('OID')) AS definition FROM pg_trigger WHERE tgrelid = 'issues'::regclass ORDER BY tgname;
 UPDATE issues SET status = 'closed' WHERE id = 1;
 -- no change is no event, whatever else changes
 UPDATE issues SET status = 'closed', title = 'the first' WHERE id = 1;
