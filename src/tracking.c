@@ -49,6 +49,7 @@ static char *trigger_name(const char *prefix, const char *action);
 static List *trigger_arguments(Relation rel, const EviTracking *tracking);
 static Node *naming(const EviTracking *tracking, bool is_true);
 static Oid	capture_function(void);
+static int	find_triggers(Oid relid, const char *action, ObjectAddresses *found);
 static bool is_for(Relation triggers, HeapTuple tuple, const char *action);
 
 /*
@@ -190,19 +191,41 @@ capture_function(void)
 	return result;
 }
 
+/* The table need not be locked, if it is enough to know how it was. */
+bool
+evi_tracking_exists(Oid relid, const char *action)
+{
+	ObjectAddresses *found = new_object_addresses();
+	int			count = find_triggers(relid, action, found);
+
+	free_object_addresses(found);
+	return count > 0;
+}
+
 /* Those for an action, or all. Returns their number. Partitions lose theirs with them. */
 int
 evi_tracking_drop(Relation rel, const char *action)
 {
-	Relation	triggers = table_open(TriggerRelationId, RowExclusiveLock);
 	ObjectAddresses *found = new_object_addresses();
+	int			count = find_triggers(RelationGetRelid(rel), action, found);
+
+	performMultipleDeletions(found, DROP_RESTRICT, 0);
+	free_object_addresses(found);
+	CommandCounterIncrement();
+	return count;
+}
+
+static int
+find_triggers(Oid relid, const char *action, ObjectAddresses *found)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
 	int			count = 0;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(RelationGetRelid(rel)));
+				ObjectIdGetDatum(relid));
 	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1, &key);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
@@ -215,11 +238,7 @@ evi_tracking_drop(Relation rel, const char *action)
 		count++;
 	}
 	systable_endscan(scan);
-	table_close(triggers, RowExclusiveLock);
-
-	performMultipleDeletions(found, DROP_RESTRICT, 0);
-	free_object_addresses(found);
-	CommandCounterIncrement();
+	table_close(triggers, AccessShareLock);
 	return count;
 }
 

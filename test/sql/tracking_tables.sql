@@ -249,6 +249,18 @@ SELECT current_user;
 REVOKE TRIGGER ON theirs.cards FROM regress_evinbox_owner;
 SELECT evinbox.track('theirs.cards', '{pin}');
 GRANT TRIGGER ON theirs.cards TO regress_evinbox_owner;
+-- nor are others' partitions, unless they say so
+CREATE TABLE theirs.decks (id int PRIMARY KEY, suit text) PARTITION BY LIST (id);
+CREATE TABLE theirs.decks_1 PARTITION OF theirs.decks FOR VALUES IN (1) PARTITION BY LIST (id);
+CREATE TABLE theirs.decks_1_1 PARTITION OF theirs.decks_1 FOR VALUES IN (1);
+RESET ROLE;
+ALTER TABLE theirs.decks_1_1 OWNER TO regress_evinbox_writer;
+SET ROLE regress_evinbox_owner;
+SELECT evinbox.track('theirs.decks', '{suit}');
+RESET ROLE;
+GRANT TRIGGER ON theirs.decks_1_1 TO regress_evinbox_owner;
+SET ROLE regress_evinbox_owner;
+SELECT evinbox.track('theirs.decks', '{suit}');
 RESET ROLE;
 -- who may write needs no right to anything of ours, and has none by it
 GRANT USAGE ON SCHEMA evinbox TO regress_evinbox_writer;
