@@ -315,6 +315,12 @@ check_column(Relation rel, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("system column \"%s\" cannot be tracked", name)));
+	if (get_attgenerated(RelationGetRelid(rel), attno) == ATTRIBUTE_GENERATED_VIRTUAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("virtual generated column \"%s\" cannot be tracked", name),
+				 errdetail("It is not computed for triggers."),
+				 errhint("Track the columns that it is computed from.")));
 	return pstrdup(name);
 }
 
@@ -337,7 +343,8 @@ key_of(Relation rel)
 		elog(ERROR, "cache lookup failed for index %u", index);
 	form = (Form_pg_index) GETSTRUCT(tuple);
 	for (int i = 0; i < form->indnkeyatts; i++)
-		result = lappend(result, get_attname(RelationGetRelid(rel), form->indkey.values[i], false));
+		result = lappend(result, check_column(rel, get_attname(RelationGetRelid(rel),
+															   form->indkey.values[i], false)));
 	ReleaseSysCache(tuple);
 	return result;
 }
