@@ -71,6 +71,7 @@ static EviRow read_row(Capture *capture, TupleTableSlot *slot);
 static bool is_change(Capture *capture, const EviRow *old, const EviRow *new);
 static void record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *slot);
 static text *subject_of(Capture *capture, const EviRow *row);
+static text *name_of(EviColumn *column, Datum value);
 static Jsonb *describe_change(Capture *capture, const EviRow *old, const EviRow *new);
 static void push_changes(Capture *capture, const EviRow *old, const EviRow *new, JsonbParseState **state);
 static void push_change(EviColumn *column, int i, const EviRow *old, const EviRow *new,
@@ -301,8 +302,8 @@ record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *s
 	if (capture->scope >= 0 && !row->isnull[capture->scope])
 	{
 		values[Anum_event_scope - 1] =
-			PointerGetDatum(evi_column_to_text(&capture->columns[capture->scope],
-											   row->values[capture->scope]));
+			PointerGetDatum(name_of(&capture->columns[capture->scope],
+									row->values[capture->scope]));
 		isnull[Anum_event_scope - 1] = false;
 	}
 	if (capture->has_snapshot)
@@ -320,10 +321,13 @@ subject_of(Capture *capture, const EviRow *row)
 {
 	JsonbParseState *state = NULL;
 	Jsonb	   *array;
+	text	   *result;
+	int			level;
 
 	if (capture->nkeys == 1)
-		return row->isnull[0] ? NULL : evi_column_to_text(&capture->columns[0], row->values[0]);
+		return row->isnull[0] ? NULL : name_of(&capture->columns[0], row->values[0]);
 
+	level = evi_column_fix_settings(capture->columns, capture->nkeys);
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < capture->nkeys; i++)
 	{
@@ -333,7 +337,20 @@ subject_of(Capture *capture, const EviRow *row)
 		pushJsonbValue(&state, WJB_ELEM, &value);
 	}
 	array = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-	return cstring_to_text(JsonbToCString(NULL, &array->root, VARSIZE(array)));
+	result = cstring_to_text(JsonbToCString(NULL, &array->root, VARSIZE(array)));
+	evi_column_restore_settings(level);
+	return result;
+}
+
+/* What an id or a scope is as text, which is the same in every session. */
+static text *
+name_of(EviColumn *column, Datum value)
+{
+	int			level = evi_column_fix_settings(column, 1);
+	text	   *result = evi_column_to_text(column, value);
+
+	evi_column_restore_settings(level);
+	return result;
 }
 
 /*

@@ -206,6 +206,32 @@ SELECT evinbox.track('odd_keys', '{v}', action => 'by ' || key, id_column => key
 UPDATE odd_keys SET v = 'x';
 SELECT subject, action FROM look() ORDER BY action COLLATE "C";
 
+-- the same in every session, whatever its settings
+CREATE DOMAIN moment AS timestamptz;
+CREATE TABLE settled (id int, t timestamptz, m moment, b bytea, i interval, f float8, a date[], r tstzrange, c money, d date, v text, PRIMARY KEY (id, t));
+INSERT INTO settled VALUES (1, '2026-01-02 03:04+00', '2026-01-02 03:04+00', '\x00ff', '1 day -02:03', 0.1::float8 + 0.2::float8, '{2026-01-02}',
+	'[2026-01-02 00:00+00,)', 1234.5, '2026-01-02', 'a');
+SELECT evinbox.track('settled', '{v}', action => 'by ' || key, id_column => key, scope_column => key) FROM unnest('{t,m,b,i,f,a,r,c,d}'::name[]) key;
+SELECT evinbox.track('settled', '{v}', action => 'by all');
+BEGIN;
+UPDATE settled SET v = 'b';
+SET LOCAL timezone = 'Asia/Tokyo';
+SET LOCAL bytea_output = 'escape';
+SET LOCAL intervalstyle = 'iso_8601';
+SET LOCAL extra_float_digits = -3;
+SET LOCAL datestyle = 'German';
+UPDATE settled SET v = 'c';
+SELECT count(DISTINCT subject_id) AS ids, count(DISTINCT scope) AS scopes, count(*), action, min(subject_id) FROM evinbox.event
+	WHERE subject_type = 'settled' GROUP BY action ORDER BY action COLLATE "C";
+SELECT name, setting FROM pg_settings WHERE name IN ('TimeZone', 'bytea_output', 'IntervalStyle', 'extra_float_digits', 'DateStyle') ORDER BY name COLLATE "C";
+-- and the former id
+UPDATE settled SET t = '2026-01-03 03:04+00', v = 'd';
+SELECT metadata->'former_id' AS former FROM evinbox.event WHERE action = 'by all' ORDER BY id DESC LIMIT 1;
+COMMIT;
+SELECT count(*) FROM look();
+DROP TABLE settled;
+DROP DOMAIN moment;
+
 -- what a row changes elsewhere, by a foreign key or a trigger
 CREATE TABLE comments (id int PRIMARY KEY, issue_id bigint REFERENCES issues ON UPDATE CASCADE ON DELETE SET NULL);
 INSERT INTO comments SELECT n, 101 FROM generate_series(1, 2) n;
