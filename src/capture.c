@@ -34,7 +34,10 @@
 
 PG_FUNCTION_INFO_V1(evinbox_record_change);
 
-/* the columns that a trigger's condition names; kept for the session */
+/* more are forgotten: each temporary table that was tracked is among them */
+#define MAX_CONDITIONS 1000
+
+/* the columns that a trigger's condition names */
 typedef struct Condition
 {
 	Oid			trigger;
@@ -205,20 +208,35 @@ is_pair(Trigger *a, Trigger *b)
 
 /*
  * The numbers of the columns that a trigger's condition names, in their order.
+ * They are the caller's until he asks for the next.
  * To parse it for each statement would take as long as to compare a row.
  */
 static const Condition *
 get_condition(Trigger *trigger)
 {
+	static MemoryContext context = NULL;
 	static HTAB *conditions = NULL;
-	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Condition)};
 	Condition  *condition;
 	bool		found;
 	List	   *attnos = NIL;
 	ListCell   *lc;
 
+	if (!context)
+		context = AllocSetContextCreate(TopMemoryContext, "evinbox conditions",
+										ALLOCSET_DEFAULT_SIZES);
+	if (conditions && hash_get_num_entries(conditions) >= MAX_CONDITIONS)
+	{
+		conditions = NULL;
+		MemoryContextReset(context);
+	}
 	if (!conditions)
-		conditions = hash_create("evinbox conditions", 16, &control, HASH_ELEM | HASH_BLOBS);
+	{
+		HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Condition),
+		.hcxt = context};
+
+		conditions = hash_create("evinbox conditions hash", 16, &control,
+								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
 	condition = hash_search(conditions, &trigger->tgoid, HASH_ENTER, &found);
 	if (!found)
 		condition->text = NULL;
@@ -234,11 +252,11 @@ get_condition(Trigger *trigger)
 	}
 	(void) add_column(stringToNode(trigger->tgqual), &attnos);
 	condition->ncolumns = 0;
-	condition->attnos = MemoryContextAlloc(TopMemoryContext,
+	condition->attnos = MemoryContextAlloc(context,
 										   sizeof(AttrNumber) * Max(list_length(attnos), 1));
 	foreach(lc, attnos)
 		condition->attnos[condition->ncolumns++] = lfirst_int(lc);
-	condition->text = MemoryContextStrdup(TopMemoryContext, trigger->tgqual);
+	condition->text = MemoryContextStrdup(context, trigger->tgqual);
 	return condition;
 }
 

@@ -246,6 +246,26 @@ INSERT INTO many SELECT n, 0 FROM generate_series(1, 20000) n;
 SELECT evinbox.track('many', '{n}');
 UPDATE many SET n = id % 2;
 SELECT count(*), count(DISTINCT subject), bool_and(metadata = '{"from": 0, "to": 1}' AND split_part(subject, ' ', 2)::int % 2 = 1) FROM look();
+-- a session that has seen many triggers does not remember them all
+CREATE FUNCTION memory() RETURNS bigint LANGUAGE sql AS $$ SELECT sum(total_bytes)::bigint FROM pg_catalog.pg_backend_memory_contexts WHERE level <= 3 $$;
+CREATE TABLE short (id int PRIMARY KEY);
+CREATE PROCEDURE track_often(n int) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. n LOOP
+		PERFORM evinbox.track('public.short', '{}', events => '{delete}');
+		INSERT INTO public.short VALUES (i);
+		DELETE FROM public.short;
+		COMMIT;
+	END LOOP;
+END $$;
+CALL track_often(10);
+SELECT memory() AS before \gset
+CALL track_often(1100);
+SELECT memory() - :before < 500000 AS is_bounded;
+SELECT count(*) FROM look();
+DROP TABLE short;
+DROP PROCEDURE track_often;
+DROP FUNCTION memory;
 -- more columns than a function takes
 SELECT format('CREATE TABLE wide (%s)', string_agg(format('c%s int', n), ', ' ORDER BY n) || ', PRIMARY KEY (c150)') FROM generate_series(1, 250) n \gexec
 SELECT evinbox.track('wide', (SELECT array_agg('c' || n ORDER BY n DESC) FROM generate_series(1, 250) n)::name[], snapshot => true);
