@@ -39,6 +39,11 @@ SELECT * FROM look();
 -- the same action again: in place of the former
 SELECT evinbox.track('issues', '{points}', action => 'edited');
 UPDATE issues SET points = 7, title = 'x' WHERE id = 2;
+-- the other action beside it goes on, until it is replaced itself
+UPDATE issues SET status = 'again', points = 7.5, team = 'green' WHERE id = 2;
+SELECT evinbox.track('issues', '{team}', action => 'status_changed', events => '{update,delete}');
+UPDATE issues SET status = 'unheard', points = 7, team = 'red' WHERE id = 2;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'issues'::regclass ORDER BY tgname COLLATE "C";
 SELECT * FROM look();
 SELECT evinbox.untrack('issues');
 UPDATE issues SET points = 8, title = 'x', status = 'x';
@@ -294,9 +299,12 @@ SELECT evinbox.state_at(NULL, '9', now()), evinbox.state_at('issues', '9', NULL)
 -- by an index on the subject
 INSERT INTO evinbox.event (subject_type, subject_id, action, snapshot) SELECT 'Many', n::text, 'a', '{}' FROM generate_series(1, 5000) n;
 ANALYZE evinbox.event;
-EXPLAIN (COSTS OFF) SELECT e.snapshot FROM evinbox_internal.event_1 e WHERE e.subject_type = 'Many' AND e.subject_id = '77' AND e.occurred_at <= now()
-	AND e.snapshot IS NOT NULL ORDER BY e.occurred_at DESC, e.id DESC LIMIT 1;
+SELECT pg_stat_force_next_flush();
+BEGIN;
 SELECT evinbox.state_at('Many', '77', now());
+SELECT relname, seq_scan, idx_scan, idx_tup_fetch FROM pg_stat_xact_all_tables
+	WHERE schemaname = 'evinbox_internal' AND relname = 'event_1';
+COMMIT;
 
 -- the fallback, when somebody has added to evinbox.event
 CREATE FUNCTION drop_odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN CASE WHEN new.subject_id::int % 2 = 0 THEN new END; END $$;
