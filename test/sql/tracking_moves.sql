@@ -40,18 +40,20 @@ CREATE TABLE q1b PARTITION OF q1 FOR VALUES IN ('b');
 SELECT evinbox.track('q1', '{st}', id_column => 'id');
 ALTER TRIGGER evinbox_track_new_changed ON q1 RENAME TO inner_new;
 ALTER TRIGGER evinbox_track_old_changed ON q1 RENAME TO inner_old;
+SELECT evinbox.track('q1', '{st}', id_column => 'id', action => 'inner', events => '{insert,update,delete}');
 CREATE TABLE q0 (LIKE q1, PRIMARY KEY (id, r, s)) PARTITION BY LIST (r);
 CREATE TABLE q2 PARTITION OF q0 FOR VALUES IN ('y');
 ALTER TABLE q0 ATTACH PARTITION q1 FOR VALUES IN ('x');
 SELECT evinbox.track('q0', '{r,s,note}', id_column => 'id', subject_type => 'Q0');
 INSERT INTO q0 SELECT g, 'x', 'a', 1, 'x' FROM generate_series(1, 3) g;
+SELECT subject, action FROM look();
 UPDATE q0 SET s = 'b', st = 2 WHERE id = 1;
 UPDATE q1 SET s = 'b', note = 'n' WHERE id = 2;
 SELECT * FROM look();
--- what leaves the inner one is for the outer one alone
+-- what leaves the inner one is no event there, what comes is an insert
 UPDATE q0 SET r = 'y', note = 'out' WHERE id = 1;
 UPDATE q0 SET r = 'x', note = 'in' WHERE id = 1;
-SELECT subject, metadata - 'changes', metadata->'changes'->'r' AS r, metadata->'changes'->'note' AS note FROM look();
+SELECT subject, action, metadata->'changes'->'r' AS r, metadata->'changes'->'note' AS note FROM look();
 DROP TABLE q0;
 
 -- a move within a move
