@@ -34,7 +34,10 @@
 
 PG_FUNCTION_INFO_V1(evinbox_record_change);
 
-/* the columns that a trigger's condition names; kept for the session */
+/* more are forgotten: each temporary table that was tracked is among them */
+#define MAX_CONDITIONS 1000
+
+/* the columns that a trigger's condition names */
 typedef struct Condition
 {
 	Oid			trigger;
@@ -47,7 +50,6 @@ typedef struct Condition
 typedef struct Capture
 {
 	bool		is_incomplete;	/* what names the columns was dropped */
-	const char *action_name;
 	text	   *action;
 	text	   *subject_type;
 	bool		on_insert;
@@ -65,12 +67,14 @@ typedef struct Capture
 static Capture *get_capture(FunctionCallInfo fcinfo, TriggerData *trigger);
 static void read_arguments(Capture *capture, Trigger *trigger);
 static Trigger *find_naming(TriggerData *trigger);
+static bool is_pair(Trigger *a, Trigger *b);
 static const Condition *get_condition(Trigger *trigger);
 static bool add_column(Node *node, void *attnos);
 static EviRow read_row(Capture *capture, TupleTableSlot *slot);
 static bool is_change(Capture *capture, const EviRow *old, const EviRow *new);
 static void record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *slot);
 static text *subject_of(Capture *capture, const EviRow *row);
+static text *name_of(EviColumn *column, Datum value);
 static Jsonb *describe_change(Capture *capture, const EviRow *old, const EviRow *new);
 static void push_changes(Capture *capture, const EviRow *old, const EviRow *new, JsonbParseState **state);
 static void push_change(EviColumn *column, int i, const EviRow *old, const EviRow *new,
@@ -102,11 +106,11 @@ evinbox_record_change(PG_FUNCTION_ARGS)
 	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
 	{
 		if (evi_moved_is_away(trigger))
-			evi_moved_note(trigger, capture->action_name, &row, capture->columns, capture->ncolumns);
+			evi_moved_note(trigger, &row, capture->columns, capture->ncolumns);
 		else if (capture->on_delete)
 			record(capture, &row, NULL, trigger->tg_trigslot);
 	}
-	else if ((moved = evi_moved_find(trigger, capture->action_name)) != NULL)
+	else if ((moved = evi_moved_find(trigger, capture->columns, capture->ncolumns)) != NULL)
 	{
 		if (capture->on_update && is_change(capture, moved, &row))
 			record(capture, moved, &row, trigger->tg_trigslot);
@@ -158,7 +162,6 @@ read_arguments(Capture *capture, Trigger *trigger)
 {
 	char	  **args = trigger->tgargs;
 
-	capture->action_name = pstrdup(args[EVI_CAPTURE_ACTION]);
 	capture->action = cstring_to_text(args[EVI_CAPTURE_ACTION]);
 	capture->subject_type = cstring_to_text(args[EVI_CAPTURE_SUBJECT_TYPE]);
 	capture->on_insert = strstr(args[EVI_CAPTURE_EVENTS], "insert") != NULL;
@@ -182,31 +185,58 @@ find_naming(TriggerData *trigger)
 	{
 		Trigger    *one = &all->triggers[i];
 
-		if (one->tgfoid == trigger->tg_trigger->tgfoid && one->tgqual &&
-			one->tgnargs == EVI_CAPTURE_ARGS &&
-			strcmp(one->tgargs[EVI_CAPTURE_ACTION],
-				   trigger->tg_trigger->tgargs[EVI_CAPTURE_ACTION]) == 0)
+		if (one->tgqual && is_pair(one, trigger->tg_trigger))
 			return one;
 	}
 	return NULL;
 }
 
 /*
+ * A partition may have several pairs with the same action: one from each table
+ * that it is a part of, and its own.
+ */
+static bool
+is_pair(Trigger *a, Trigger *b)
+{
+	if (a->tgfoid != b->tgfoid || a->tgnargs != b->tgnargs)
+		return false;
+	for (int i = 0; i < a->tgnargs; i++)
+		if (strcmp(a->tgargs[i], b->tgargs[i]) != 0)
+			return false;
+	return true;
+}
+
+/*
  * The numbers of the columns that a trigger's condition names, in their order.
+ * They are the caller's until he asks for the next.
  * To parse it for each statement would take as long as to compare a row.
  */
 static const Condition *
 get_condition(Trigger *trigger)
 {
+	static MemoryContext context = NULL;
 	static HTAB *conditions = NULL;
-	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Condition)};
 	Condition  *condition;
 	bool		found;
 	List	   *attnos = NIL;
 	ListCell   *lc;
 
+	if (!context)
+		context = AllocSetContextCreate(TopMemoryContext, "evinbox conditions",
+										ALLOCSET_DEFAULT_SIZES);
+	if (conditions && hash_get_num_entries(conditions) >= MAX_CONDITIONS)
+	{
+		conditions = NULL;
+		MemoryContextReset(context);
+	}
 	if (!conditions)
-		conditions = hash_create("evinbox conditions", 16, &control, HASH_ELEM | HASH_BLOBS);
+	{
+		HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Condition),
+		.hcxt = context};
+
+		conditions = hash_create("evinbox conditions hash", 16, &control,
+								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
 	condition = hash_search(conditions, &trigger->tgoid, HASH_ENTER, &found);
 	if (!found)
 		condition->text = NULL;
@@ -222,11 +252,11 @@ get_condition(Trigger *trigger)
 	}
 	(void) add_column(stringToNode(trigger->tgqual), &attnos);
 	condition->ncolumns = 0;
-	condition->attnos = MemoryContextAlloc(TopMemoryContext,
+	condition->attnos = MemoryContextAlloc(context,
 										   sizeof(AttrNumber) * Max(list_length(attnos), 1));
 	foreach(lc, attnos)
 		condition->attnos[condition->ncolumns++] = lfirst_int(lc);
-	condition->text = MemoryContextStrdup(TopMemoryContext, trigger->tgqual);
+	condition->text = MemoryContextStrdup(context, trigger->tgqual);
 	return condition;
 }
 
@@ -290,8 +320,8 @@ record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *s
 	if (capture->scope >= 0 && !row->isnull[capture->scope])
 	{
 		values[Anum_event_scope - 1] =
-			PointerGetDatum(evi_column_to_text(&capture->columns[capture->scope],
-											   row->values[capture->scope]));
+			PointerGetDatum(name_of(&capture->columns[capture->scope],
+									row->values[capture->scope]));
 		isnull[Anum_event_scope - 1] = false;
 	}
 	if (capture->has_snapshot)
@@ -309,10 +339,13 @@ subject_of(Capture *capture, const EviRow *row)
 {
 	JsonbParseState *state = NULL;
 	Jsonb	   *array;
+	text	   *result;
+	int			level;
 
 	if (capture->nkeys == 1)
-		return row->isnull[0] ? NULL : evi_column_to_text(&capture->columns[0], row->values[0]);
+		return row->isnull[0] ? NULL : name_of(&capture->columns[0], row->values[0]);
 
+	level = evi_column_fix_settings(capture->columns, capture->nkeys);
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < capture->nkeys; i++)
 	{
@@ -322,7 +355,20 @@ subject_of(Capture *capture, const EviRow *row)
 		pushJsonbValue(&state, WJB_ELEM, &value);
 	}
 	array = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-	return cstring_to_text(JsonbToCString(NULL, &array->root, VARSIZE(array)));
+	result = cstring_to_text(JsonbToCString(NULL, &array->root, VARSIZE(array)));
+	evi_column_restore_settings(level);
+	return result;
+}
+
+/* What an id or a scope is as text, which is the same in every session. */
+static text *
+name_of(EviColumn *column, Datum value)
+{
+	int			level = evi_column_fix_settings(column, 1);
+	text	   *result = evi_column_to_text(column, value);
+
+	evi_column_restore_settings(level);
+	return result;
 }
 
 /*

@@ -17,6 +17,7 @@ enum
 	EVI_CAPTURE_KEYS,			/* so many columns of the condition are the key */
 	EVI_CAPTURE_SCOPE,			/* "scope" if the next one is the scope, or "" */
 	EVI_CAPTURE_SNAPSHOT,		/* "snapshot", or "" */
+	EVI_CAPTURE_TABLE,			/* its OID when track() was called, which tells pairs apart */
 	EVI_CAPTURE_ARGS
 };
 

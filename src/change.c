@@ -16,12 +16,28 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
 #include "change.h"
 
+/* what values are made text by, if it is to be the same in every session */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			fixed_settings[] = {
+	{"bytea_output", "hex"},
+	{"datestyle", "ISO, MDY"},
+	{"extra_float_digits", "1"},
+	{"intervalstyle", "postgres"},
+	{"lc_monetary", "C"},
+	{"timezone", "UTC"},
+};
+
 static EviJsonKind json_kind(Oid type);
+static bool depends_on_settings(Oid type);
 
 void
 evi_column_describe(EviColumn *column, TupleDesc desc, AttrNumber attno, MemoryContext context)
@@ -35,8 +51,41 @@ evi_column_describe(EviColumn *column, TupleDesc desc, AttrNumber attno, MemoryC
 	column->collation = attribute->attcollation;
 	column->type = lookup_type_cache(attribute->atttypid, TYPECACHE_EQ_OPR_FINFO);
 	column->kind = json_kind(getBaseType(attribute->atttypid));
+	column->depends_on_settings = depends_on_settings(getBaseType(attribute->atttypid));
 	if (column->kind == EVI_JSON_GENERAL)
 		evi_to_jsonb_prepare(&column->to_jsonb, attribute->atttypid, context);
+}
+
+/*
+ * If what some of the columns look like depends on a session's settings, these
+ * are as we want them until evi_column_restore_settings(), or the end of the
+ * transaction. Returns the level for that.
+ */
+int
+evi_column_fix_settings(const EviColumn *columns, int ncolumns)
+{
+	bool		is_needed = false;
+	int			level;
+
+	for (int i = 0; i < ncolumns; i++)
+		is_needed |= columns[i].depends_on_settings;
+	if (!is_needed)
+		return 0;
+
+	level = NewGUCNestLevel();
+	for (int i = 0; i < lengthof(fixed_settings); i++)
+		if (strcmp(GetConfigOption(fixed_settings[i].name, false, false),
+				   fixed_settings[i].value) != 0)
+			(void) set_config_option(fixed_settings[i].name, fixed_settings[i].value,
+									 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+void
+evi_column_restore_settings(int level)
+{
+	if (level > 0)
+		AtEOXact_GUC(true, level);
 }
 
 /*
@@ -102,9 +151,7 @@ evi_column_to_json(EviColumn *column, Datum value, bool isnull, JsonbValue *resu
 	}
 }
 
-/*
- * What it is as JSON, without quotes: a date looks the same in every session.
- */
+/* What it is as JSON, without quotes. */
 text *
 evi_column_to_text(EviColumn *column, Datum value)
 {
@@ -168,5 +215,33 @@ json_kind(Oid type)
 			return EVI_JSON_BOOL;
 		default:
 			return EVI_JSON_GENERAL;
+	}
+}
+
+/* In JSON, dates and times are ISO 8601, whatever DateStyle is. Enums may have casts to it. */
+static bool
+depends_on_settings(Oid type)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case BPCHAROID:
+		case CHAROID:
+		case DATEOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case JSONBOID:
+		case JSONOID:
+		case NAMEOID:
+		case NUMERICOID:
+		case OIDOID:
+		case TEXTOID:
+		case TIMESTAMPOID:
+		case UUIDOID:
+		case VARCHAROID:
+			return false;
+		default:
+			return true;
 	}
 }

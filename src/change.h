@@ -36,6 +36,7 @@ typedef struct EviColumn
 	Oid			collation;
 	TypeCacheEntry *type;		/* with the function of its equality, if it has one */
 	EviJsonKind kind;
+	bool		depends_on_settings;	/* what it looks like */
 	FmgrInfo	to_jsonb;		/* for EVI_JSON_GENERAL */
 } EviColumn;
 
@@ -48,6 +49,8 @@ typedef struct EviRow
 
 extern void evi_column_describe(EviColumn *column, TupleDesc desc, AttrNumber attno,
 								MemoryContext context);
+extern int	evi_column_fix_settings(const EviColumn *columns, int ncolumns);
+extern void evi_column_restore_settings(int level);
 extern bool evi_column_differs(EviColumn *column, Datum a, bool a_isnull, Datum b, bool b_isnull);
 extern void evi_column_to_json(EviColumn *column, Datum value, bool isnull, JsonbValue *result);
 extern text *evi_column_to_text(EviColumn *column, Datum value);

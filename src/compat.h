@@ -12,6 +12,7 @@
 #define EVI_COMPAT_H
 
 #include "access/xact.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
@@ -110,6 +111,11 @@
 /* 18: a deferrable primary key may be asked for, too, which we never do */
 #if PG_VERSION_NUM < 180000
 #define RelationGetPrimaryKeyIndex(rel, deferrable_ok) RelationGetPrimaryKeyIndex(rel)
+#endif
+
+/* 18: generated columns need not be stored; triggers do not see those that are not */
+#if PG_VERSION_NUM < 180000
+#define ATTRIBUTE_GENERATED_VIRTUAL 'v'
 #endif
 
 /* 18: what does not return is said so in front of a declaration */

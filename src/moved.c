@@ -5,21 +5,22 @@
  *
  * To triggers, such an UPDATE is a DELETE there and an INSERT here, one right
  * after the other. What the first has seen waits for the second, which belongs
- * to it if it is of the same command: both rows say which one it was.
+ * to it if it is of the same command: both rows say which one it was. Meanwhile
+ * another trigger may move other rows, by commands of its own.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
-#include "nodes/pg_list.h"
 #include "storage/proc.h"
 #include "utils/datum.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "capture.h"
 #include "compat.h"
 #include "moved.h"
 
@@ -27,18 +28,24 @@ typedef struct Moved
 {
 	struct Moved *next;
 	MemoryContext context;		/* it is in */
-	Oid			root;			/* the tracked table */
+	const char *table;			/* these two are of the pair of triggers */
 	const char *action;
+	int			depth;			/* of triggers within triggers */
 	TransactionId xid;
 	CommandId	cid;
+	int			ncolumns;
+	Oid		   *types;
 	EviRow		row;
 } Moved;
 
 static Moved *all_moved = NULL;
 static LocalTransactionId moved_lxid = InvalidLocalTransactionId;
 
-static Moved *take_moved(Oid root, const char *action);
-static Oid	root_of(Relation rel);
+static Moved *copy_row(TriggerData *trigger, const EviRow *row, const EviColumn *columns,
+					   int ncolumns);
+static Moved **find_moved(Trigger *trigger, int depth);
+static bool fits(const Moved *moved, const EviColumn *columns, int ncolumns);
+static int	get_depth(void);
 
 /*
  * Has the row of a DELETE gone to another partition? It says so itself. Only
@@ -53,84 +60,115 @@ evi_moved_is_away(TriggerData *trigger)
 }
 
 void
-evi_moved_note(TriggerData *trigger, const char *action, const EviRow *row,
-			   const EviColumn *columns, int ncolumns)
+evi_moved_note(TriggerData *trigger, const EviRow *row, const EviColumn *columns, int ncolumns)
 {
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "evinbox moved row",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext former = MemoryContextSwitchTo(context);
-	HeapTupleHeader header = trigger->tg_trigtuple->t_data;
-	Moved	   *moved = palloc(sizeof(Moved));
-	Moved	   *stale;
+	Moved	   *moved = copy_row(trigger, row, columns, ncolumns);
+	Moved	  **stale;
 
-	moved->context = context;
-	moved->root = root_of(trigger->tg_relation);
-	moved->action = pstrdup(action);
-	moved->xid = HeapTupleHeaderGetUpdateXid(header);
-	moved->cid = HeapTupleHeaderGetCmax(header);
-	moved->row.values = palloc(sizeof(Datum) * ncolumns);
-	moved->row.isnull = palloc(sizeof(bool) * ncolumns);
-	for (int i = 0; i < ncolumns; i++)
-	{
-		moved->row.isnull[i] = row->isnull[i];
-		moved->row.values[i] = row->isnull[i] ? (Datum) 0 :
-			datumCopy(row->values[i], columns[i].is_byval, columns[i].length);
-	}
-
-	/* what still waits will not be fetched any more: a trigger has dropped the INSERT */
-	stale = take_moved(moved->root, moved->action);
-	if (stale)
-		MemoryContextDelete(stale->context);
-	moved->next = all_moved;
-	all_moved = moved;
-	MemoryContextSwitchTo(former);
-}
-
-/* The row that an INSERT brings from another partition, as it was. */
-EviRow *
-evi_moved_find(TriggerData *trigger, const char *action)
-{
-	HeapTupleHeader header = trigger->tg_trigtuple->t_data;
-	Moved	   *moved;
-
-	if (moved_lxid != EVI_MY_LXID || !all_moved || !trigger->tg_trigger->tgisclone ||
-		trigger->tg_relation->rd_rel->relkind != RELKIND_RELATION)
-		return NULL;
-	moved = take_moved(root_of(trigger->tg_relation), action);
-	if (!moved)
-		return NULL;
-
-	/* it is no longer needed than the rest of what is made for this row */
-	MemoryContextSetParent(moved->context, CurrentMemoryContext);
-	return moved->xid == HeapTupleHeaderGetXmin(header) &&
-		moved->cid == HeapTupleHeaderGetCmin(header) ? &moved->row : NULL;
-}
-
-static Moved *
-take_moved(Oid root, const char *action)
-{
 	/* the rows of a former transaction went with it */
 	if (moved_lxid != EVI_MY_LXID)
 	{
 		moved_lxid = EVI_MY_LXID;
 		all_moved = NULL;
 	}
-	for (Moved **link = &all_moved; *link; link = &(*link)->next)
-	{
-		Moved	   *moved = *link;
 
-		if (moved->root != root || strcmp(moved->action, action) != 0)
-			continue;
-		*link = moved->next;
-		return moved;
+	/*
+	 * What still waits at this depth will not be fetched any more: a trigger has
+	 * dropped the INSERT. What waits above does so for a command that goes on.
+	 */
+	stale = find_moved(trigger->tg_trigger, moved->depth);
+	if (stale)
+	{
+		Moved	   *former = *stale;
+
+		*stale = former->next;
+		MemoryContextDelete(former->context);
 	}
+	moved->next = all_moved;
+	all_moved = moved;
+}
+
+/* The row that an INSERT brings from another partition, as it was. */
+EviRow *
+evi_moved_find(TriggerData *trigger, const EviColumn *columns, int ncolumns)
+{
+	HeapTupleHeader header = trigger->tg_trigtuple->t_data;
+	Moved	  **link;
+	Moved	   *moved;
+
+	if (moved_lxid != EVI_MY_LXID || !all_moved || !trigger->tg_trigger->tgisclone ||
+		trigger->tg_relation->rd_rel->relkind != RELKIND_RELATION)
+		return NULL;
+	link = find_moved(trigger->tg_trigger, get_depth());
+	if (!link)
+		return NULL;
+	moved = *link;
+	if (moved->xid != HeapTupleHeaderGetXmin(header) ||
+		moved->cid != HeapTupleHeaderGetCmin(header) || !fits(moved, columns, ncolumns))
+		return NULL;
+
+	/* it is no longer needed than the rest of what is made for this row */
+	*link = moved->next;
+	MemoryContextSetParent(moved->context, CurrentMemoryContext);
+	return &moved->row;
+}
+
+static Moved *
+copy_row(TriggerData *trigger, const EviRow *row, const EviColumn *columns, int ncolumns)
+{
+	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "evinbox moved row",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext former = MemoryContextSwitchTo(context);
+	HeapTupleHeader header = trigger->tg_trigtuple->t_data;
+	Moved	   *moved = palloc(sizeof(Moved));
+
+	moved->context = context;
+	moved->table = pstrdup(trigger->tg_trigger->tgargs[EVI_CAPTURE_TABLE]);
+	moved->action = pstrdup(trigger->tg_trigger->tgargs[EVI_CAPTURE_ACTION]);
+	moved->depth = get_depth();
+	moved->xid = HeapTupleHeaderGetUpdateXid(header);
+	moved->cid = HeapTupleHeaderGetCmax(header);
+	moved->ncolumns = ncolumns;
+	moved->types = palloc(sizeof(Oid) * ncolumns);
+	moved->row.values = palloc(sizeof(Datum) * ncolumns);
+	moved->row.isnull = palloc(sizeof(bool) * ncolumns);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		moved->types[i] = columns[i].type->type_id;
+		moved->row.isnull[i] = row->isnull[i];
+		moved->row.values[i] = row->isnull[i] ? (Datum) 0 :
+			datumCopy(row->values[i], columns[i].is_byval, columns[i].length);
+	}
+	MemoryContextSwitchTo(former);
+	return moved;
+}
+
+/* A pair has at most one at each depth: there, commands run one after the other. */
+static Moved **
+find_moved(Trigger *trigger, int depth)
+{
+	for (Moved **link = &all_moved; *link; link = &(*link)->next)
+		if ((*link)->depth == depth &&
+			strcmp((*link)->table, trigger->tgargs[EVI_CAPTURE_TABLE]) == 0 &&
+			strcmp((*link)->action, trigger->tgargs[EVI_CAPTURE_ACTION]) == 0)
+			return link;
 	return NULL;
 }
 
-static Oid
-root_of(Relation rel)
+/* What the triggers say must not be trusted to read memory by. */
+static bool
+fits(const Moved *moved, const EviColumn *columns, int ncolumns)
 {
-	List	   *ancestors = get_partition_ancestors(RelationGetRelid(rel));
+	if (moved->ncolumns != ncolumns)
+		return false;
+	for (int i = 0; i < ncolumns; i++)
+		if (moved->types[i] != columns[i].type->type_id)
+			return false;
+	return true;
+}
 
-	return ancestors == NIL ? RelationGetRelid(rel) : llast_oid(ancestors);
+static int
+get_depth(void)
+{
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0));
 }

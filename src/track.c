@@ -50,7 +50,10 @@ enum
 	ARG_SNAPSHOT
 };
 
+static LOCKMODE lock_for(Oid relid, const char *action);
 static Relation open_own(Oid relid, LOCKMODE lock);
+static void check_owner(Oid relid);
+static void check_may_trigger(Relation rel, LOCKMODE lock);
 static void check_kind(Relation rel);
 static void read_arguments(FunctionCallInfo fcinfo, Relation rel, EviTracking *tracking);
 static const char *get_name(FunctionCallInfo fcinfo, int arg, const char *what);
@@ -62,6 +65,8 @@ static List *key_of(Relation rel);
 Datum
 evinbox_track(PG_FUNCTION_ARGS)
 {
+	Oid			relid = PG_GETARG_OID(ARG_RELATION);
+	LOCKMODE	lock;
 	Relation	rel;
 	EviTracking	tracking = {0};
 
@@ -77,11 +82,10 @@ evinbox_track(PG_FUNCTION_ARGS)
 					 errmsg("%s must not be null", names[arg])));
 		}
 
-	rel = open_own(PG_GETARG_OID(ARG_RELATION), ShareRowExclusiveLock);
-	if (pg_class_aclcheck(RelationGetRelid(rel), GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind),
-					   RelationGetRelationName(rel));
+	lock = lock_for(relid, text_to_cstring(PG_GETARG_TEXT_PP(ARG_ACTION)));
+	rel = open_own(relid, lock);
 	check_kind(rel);
+	check_may_trigger(rel, lock);
 	read_arguments(fcinfo, rel, &tracking);
 	(void) evi_tracking_drop(rel, tracking.action);
 	evi_tracking_make(rel, &tracking);
@@ -110,15 +114,56 @@ evinbox_untrack(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Locked as by CREATE TRIGGER or DROP TRIGGER, if it is the user's own. */
+/*
+ * As for CREATE TRIGGER, or for DROP TRIGGER at once if there is something to be
+ * replaced: two locks, one after the other, are a deadlock with whoever has read
+ * the table and is about to write to it.
+ */
+static LOCKMODE
+lock_for(Oid relid, const char *action)
+{
+	return evi_tracking_exists(relid, action) ? AccessExclusiveLock : ShareRowExclusiveLock;
+}
+
+/* Only the user's own is locked; meanwhile it may have been given away. */
 static Relation
 open_own(Oid relid, LOCKMODE lock)
+{
+	Relation	rel;
+
+	check_owner(relid);
+	rel = relation_open(relid, lock);
+	check_owner(relid);
+	return rel;
+}
+
+/* What does not exist is for relation_open() to say. */
+static void
+check_owner(Oid relid)
 {
 	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
 		!object_ownercheck(RelationRelationId, relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)),
 					   get_rel_name(relid));
-	return relation_open(relid, lock);
+}
+
+/* As for CREATE TRIGGER: also on each partition, which may be another one's. */
+static void
+check_may_trigger(Relation rel, LOCKMODE lock)
+{
+	List	   *relids = list_make1_oid(RelationGetRelid(rel));
+	ListCell   *lc;
+
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		relids = find_all_inheritors(RelationGetRelid(rel), lock, NULL);
+	foreach(lc, relids)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)),
+						   get_rel_name(relid));
+	}
 }
 
 static void
@@ -270,6 +315,12 @@ check_column(Relation rel, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("system column \"%s\" cannot be tracked", name)));
+	if (get_attgenerated(RelationGetRelid(rel), attno) == ATTRIBUTE_GENERATED_VIRTUAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("virtual generated column \"%s\" cannot be tracked", name),
+				 errdetail("It is not computed for triggers."),
+				 errhint("Track the columns that it is computed from.")));
 	return pstrdup(name);
 }
 
@@ -292,7 +343,8 @@ key_of(Relation rel)
 		elog(ERROR, "cache lookup failed for index %u", index);
 	form = (Form_pg_index) GETSTRUCT(tuple);
 	for (int i = 0; i < form->indnkeyatts; i++)
-		result = lappend(result, get_attname(RelationGetRelid(rel), form->indkey.values[i], false));
+		result = lappend(result, check_column(rel, get_attname(RelationGetRelid(rel),
+															   form->indkey.values[i], false)));
 	ReleaseSysCache(tuple);
 	return result;
 }

@@ -3,7 +3,7 @@
  * tracking.c
  *		The triggers of a tracked table: how they are made, found and dropped.
  *
- * They are made as a superuser, because nobody else may use their function; no
+ * They are made as a superuser, because nobody else can name their function; no
  * code of a user runs meanwhile. The caller has checked who it is.
  *
  *-------------------------------------------------------------------------
@@ -46,9 +46,10 @@
 static ObjectAddress make_trigger(Relation rel, const EviTracking *tracking, const char *prefix,
 								  int16 events, Node *condition);
 static char *trigger_name(const char *prefix, const char *action);
-static List *trigger_arguments(const EviTracking *tracking);
+static List *trigger_arguments(Relation rel, const EviTracking *tracking);
 static Node *naming(const EviTracking *tracking, bool is_true);
 static Oid	capture_function(void);
+static int	find_triggers(Oid relid, const char *action, ObjectAddresses *found);
 static bool is_for(Relation triggers, HeapTuple tuple, const char *action);
 
 /*
@@ -94,7 +95,7 @@ make_trigger(Relation rel, const EviTracking *tracking, const char *prefix, int1
 	statement->relation = makeRangeVar(get_namespace_name(RelationGetNamespace(rel)),
 									   pstrdup(RelationGetRelationName(rel)), -1);
 	statement->funcname = list_make2(makeString(EVI_INTERNAL_SCHEMA), makeString(CAPTURE_FUNCTION));
-	statement->args = trigger_arguments(tracking);
+	statement->args = trigger_arguments(rel, tracking);
 	statement->row = true;
 	statement->timing = TRIGGER_TYPE_AFTER;
 	statement->events = events;
@@ -117,7 +118,7 @@ trigger_name(const char *prefix, const char *action)
 }
 
 static List *
-trigger_arguments(const EviTracking *tracking)
+trigger_arguments(Relation rel, const EviTracking *tracking)
 {
 	List	   *result = NIL;
 	const char *args[EVI_CAPTURE_ARGS] = {
@@ -130,6 +131,7 @@ trigger_arguments(const EviTracking *tracking)
 		[EVI_CAPTURE_KEYS] = psprintf("%d", list_length(tracking->keys)),
 		[EVI_CAPTURE_SCOPE] = tracking->scope != NIL ? "scope" : "",
 		[EVI_CAPTURE_SNAPSHOT] = tracking->has_snapshot ? "snapshot" : "",
+		[EVI_CAPTURE_TABLE] = psprintf("%u", RelationGetRelid(rel)),
 	};
 
 	for (int i = 0; i < EVI_CAPTURE_ARGS; i++)
@@ -189,19 +191,41 @@ capture_function(void)
 	return result;
 }
 
+/* The table need not be locked, if it is enough to know how it was. */
+bool
+evi_tracking_exists(Oid relid, const char *action)
+{
+	ObjectAddresses *found = new_object_addresses();
+	int			count = find_triggers(relid, action, found);
+
+	free_object_addresses(found);
+	return count > 0;
+}
+
 /* Those for an action, or all. Returns their number. Partitions lose theirs with them. */
 int
 evi_tracking_drop(Relation rel, const char *action)
 {
-	Relation	triggers = table_open(TriggerRelationId, RowExclusiveLock);
 	ObjectAddresses *found = new_object_addresses();
+	int			count = find_triggers(RelationGetRelid(rel), action, found);
+
+	performMultipleDeletions(found, DROP_RESTRICT, 0);
+	free_object_addresses(found);
+	CommandCounterIncrement();
+	return count;
+}
+
+static int
+find_triggers(Oid relid, const char *action, ObjectAddresses *found)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
 	int			count = 0;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(RelationGetRelid(rel)));
+				ObjectIdGetDatum(relid));
 	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1, &key);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
@@ -214,11 +238,7 @@ evi_tracking_drop(Relation rel, const char *action)
 		count++;
 	}
 	systable_endscan(scan);
-	table_close(triggers, RowExclusiveLock);
-
-	performMultipleDeletions(found, DROP_RESTRICT, 0);
-	free_object_addresses(found);
-	CommandCounterIncrement();
+	table_close(triggers, AccessShareLock);
 	return count;
 }
 

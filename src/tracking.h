@@ -24,6 +24,7 @@ typedef struct EviTracking
 } EviTracking;
 
 extern void evi_tracking_make(Relation rel, const EviTracking *tracking);
+extern bool evi_tracking_exists(Oid relid, const char *action);
 extern int	evi_tracking_drop(Relation rel, const char *action);
 
 #endif							/* EVI_TRACKING_H */

@@ -116,7 +116,7 @@ SELECT name FROM triggers_of('jobs');
 CREATE TRIGGER mine AFTER UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION evinbox_internal.record_change();
 UPDATE jobs SET note = 'y';
 DROP TRIGGER mine ON jobs;
-CREATE TRIGGER mine BEFORE UPDATE ON jobs FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.record_change('a', 'b', 'update', '1', '', '');
+CREATE TRIGGER mine BEFORE UPDATE ON jobs FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.record_change('a', 'b', 'update', '1', '', '', '');
 UPDATE jobs SET note = 'y';
 SELECT evinbox.untrack('jobs');
 SELECT evinbox_internal.record_change();
@@ -244,11 +244,23 @@ SELECT evinbox.track('pg_catalog.pg_class', '{relname}');
 SELECT evinbox.track('evinbox.event', '{actor}');
 -- the trigger is his, its function is not
 ALTER TRIGGER evinbox_track_new_changed ON theirs.cards RENAME TO my_own_name;
-CREATE TRIGGER mine AFTER UPDATE ON theirs.cards FOR EACH ROW EXECUTE FUNCTION evinbox_internal.record_change('a', 'b', 'update', '1', '', '');
+CREATE TRIGGER mine AFTER UPDATE ON theirs.cards FOR EACH ROW EXECUTE FUNCTION evinbox_internal.record_change('a', 'b', 'update', '1', '', '', '');
 SELECT current_user;
 REVOKE TRIGGER ON theirs.cards FROM regress_evinbox_owner;
 SELECT evinbox.track('theirs.cards', '{pin}');
 GRANT TRIGGER ON theirs.cards TO regress_evinbox_owner;
+-- nor are others' partitions, unless they say so
+CREATE TABLE theirs.decks (id int PRIMARY KEY, suit text) PARTITION BY LIST (id);
+CREATE TABLE theirs.decks_1 PARTITION OF theirs.decks FOR VALUES IN (1) PARTITION BY LIST (id);
+CREATE TABLE theirs.decks_1_1 PARTITION OF theirs.decks_1 FOR VALUES IN (1);
+RESET ROLE;
+ALTER TABLE theirs.decks_1_1 OWNER TO regress_evinbox_writer;
+SET ROLE regress_evinbox_owner;
+SELECT evinbox.track('theirs.decks', '{suit}');
+RESET ROLE;
+GRANT TRIGGER ON theirs.decks_1_1 TO regress_evinbox_owner;
+SET ROLE regress_evinbox_owner;
+SELECT evinbox.track('theirs.decks', '{suit}');
 RESET ROLE;
 -- who may write needs no right to anything of ours, and has none by it
 GRANT USAGE ON SCHEMA evinbox TO regress_evinbox_writer;

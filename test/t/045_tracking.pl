@@ -62,6 +62,34 @@ my $expected = $node->safe_psql($db, sprintf($events, 0));
 is(scalar(split /\n/, $expected), 10 + 1 + 1 + 2 + 9, 'each change is an event');
 is_exactly_once($node, $db, 'all', 'tracked events');
 
+# -- partitions that come later, made by the owner ------------------------------------------
+
+$node->safe_psql($db, <<'EOS');
+SET ROLE keeper;
+CREATE TABLE shop.orders_east PARTITION OF shop.orders FOR VALUES IN ('east');
+CREATE TABLE shop.orders_west (LIKE shop.orders);
+ALTER TABLE shop.orders ATTACH PARTITION shop.orders_west FOR VALUES IN ('west');
+EOS
+is_sql($node, $db, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'evinbox_track%'"
+	  . " AND tgrelid IN ('shop.orders_east'::regclass, 'shop.orders_west'::regclass)", '4', 'they have their triggers');
+like(($node->psql($db, "SET ROLE keeper; CREATE TRIGGER own AFTER DELETE ON shop.orders FOR EACH ROW"
+		  . " EXECUTE FUNCTION evinbox_internal.record_change('changed', 'Order', 'delete', '1', '', '', '')"))[2],
+	qr/permission denied for schema evinbox_internal/, 'nobody makes one of his own');
+
+# -- columns that are never computed for triggers ------------------------------------------
+
+SKIP:
+{
+	skip 'no virtual generated columns', 4 if $node->pg_version < 18;
+	$node->safe_psql($db, 'CREATE TABLE computed (id int PRIMARY KEY, a int, stored int GENERATED ALWAYS AS (a + 1) STORED,'
+		  . ' virtual int GENERATED ALWAYS AS (a + 1) VIRTUAL)');
+	like(($node->psql($db, "SELECT evinbox.track('computed', '$_->[0]', $_->[1])"))[2],
+		qr/virtual generated column "virtual" cannot be tracked/, "no virtual column: $_->[0], $_->[1]")
+	  foreach [ '{virtual}', "id_column => 'id'" ], [ '{a}', "id_column => 'virtual'" ], [ '{a}', "scope_column => 'virtual'" ];
+	$node->safe_psql($db, "SELECT evinbox.track('computed', '{stored}'); INSERT INTO computed VALUES (1, 1); UPDATE computed SET a = 2");
+	is_sql($node, $db, "SELECT metadata FROM evinbox.event WHERE subject_type = 'computed'", '{"to": 3, "from": 2}', 'but a stored one');
+}
+
 # -- who says who does it ----------------------------------------------------------------
 
 # its values are words that SQL has other uses for
