@@ -52,17 +52,23 @@
 
 /* 16: an update may be of no interest to indexes that only summarize */
 #if PG_VERSION_NUM < 160000
-#define evi_heap_update(rel, tid, tuple) simple_heap_update((rel), (tid), (tuple))
-#define evi_insert_index_tuples(info, slot, estate) \
+typedef enum TU_UpdateIndexes
+{
+	TU_None,
+	TU_All
+} TU_UpdateIndexes;
+
+#define evi_heap_update(rel, tid, tuple, which) \
+	(simple_heap_update((rel), (tid), (tuple)), \
+	 *(which) = HeapTupleIsHeapOnly(tuple) ? TU_None : TU_All)
+#define evi_insert_index_tuples(info, slot, estate, which) \
 	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL)
 #else
-#define evi_heap_update(rel, tid, tuple) \
-	do { \
-		TU_UpdateIndexes updated; \
-		simple_heap_update((rel), (tid), (tuple), &updated); \
-	} while (0)
-#define evi_insert_index_tuples(info, slot, estate) \
-	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, false)
+#define evi_heap_update(rel, tid, tuple, which) \
+	simple_heap_update((rel), (tid), (tuple), (which))
+#define evi_insert_index_tuples(info, slot, estate, which) \
+	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, \
+						  (which) == TU_Summarizing)
 #endif
 
 /* 17: interval has infinities, which earlier versions cannot express */

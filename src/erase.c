@@ -15,10 +15,8 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
@@ -36,8 +34,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "added.h"
 #include "blank.h"
-#include "compat.h"
 #include "event.h"
 #include "evinbox.h"
 #include "query.h"
@@ -77,8 +75,6 @@ extern Datum evinbox_record_event(PG_FUNCTION_ARGS);
 static void run(Erasure *erasure);
 static void erase_in(Erasure *erasure, const EviPartition *partition, Snapshot snapshot);
 static bool is_done(const Erasure *erasure, HeapTuple tuple, TupleDesc desc);
-static void replace(ResultRelInfo *info, EState *estate, TupleTableSlot *slot, HeapTuple tuple,
-					HeapTuple blank);
 static void add_id(Erasure *erasure, Datum id);
 static void blank_deliveries(Erasure *erasure);
 static void blank_batches(text *actor);
@@ -157,17 +153,14 @@ erase_in(Erasure *erasure, const EviPartition *partition, Snapshot snapshot)
 {
 	Relation	rel = table_open(partition->relid, RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *info = makeNode(ResultRelInfo);
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	EviAdded	added;
 	ScanKeyData keys[lengthof(erasure->keys)];
 	MemoryContext former;
 	EviScan		scan;
 	HeapTuple	tuple;
 
 	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
-	InitResultRelInfo(info, rel, 0, NULL, 0);
-	ExecOpenIndices(info, false);
+	evi_added_begin(&added, rel);
 
 	/* a scan makes its keys those of its index */
 	memcpy(keys, erasure->keys, sizeof(keys));
@@ -183,18 +176,15 @@ erase_in(Erasure *erasure, const EviPartition *partition, Snapshot snapshot)
 		add_id(erasure, heap_getattr(tuple, Anum_event_id, desc, &isnull));
 		if (!is_done(erasure, tuple, desc))
 		{
-			replace(info, estate, slot, tuple, evi_blank_make(tuple, desc));
+			evi_added_replace(&added, &tuple->t_self, evi_blank_make(tuple, desc));
 			erasure->touched++;
 		}
-		ExecClearTuple(slot);
-		ResetPerTupleExprContext(estate);
+		evi_added_reset(&added);
 		MemoryContextSwitchTo(former);
 		MemoryContextReset(erasure->context);
 	}
 	evi_scan_end(&scan);
-	ExecCloseIndices(info);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
+	evi_added_end(&added);
 	table_close(rel, NoLock);
 }
 
@@ -204,23 +194,6 @@ is_done(const Erasure *erasure, HeapTuple tuple, TupleDesc desc)
 {
 	return evi_blank_is(tuple, desc) ||
 		(!erasure->of_actor && evi_blank_is_erasure(tuple, desc));
-}
-
-/* Others may have added constraints and indexes, and these are called as the caller. */
-static void
-replace(ResultRelInfo *info, EState *estate, TupleTableSlot *slot, HeapTuple tuple,
-		HeapTuple blank)
-{
-	Relation	rel = info->ri_RelationDesc;
-
-	ExecStoreHeapTuple(blank, slot, false);
-	slot->tts_tableOid = RelationGetRelid(rel);
-	if (rel->rd_att->constr)
-		ExecConstraints(info, slot, estate);
-	evi_heap_update(rel, &tuple->t_self, blank);
-	slot->tts_tid = blank->t_self;
-	if (!HeapTupleIsHeapOnly(blank))
-		list_free(evi_insert_index_tuples(info, slot, estate));
 }
 
 static void

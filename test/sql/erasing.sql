@@ -139,6 +139,38 @@ SET enable_seqscan = off;
 SELECT count(*) FROM evinbox.event WHERE metadata ->> 'to' = 'Elm Street' AND metadata ? 'to';
 RESET enable_seqscan;
 
+-- an index asks for no right
+SELECT evinbox.record_event('Person', 13, 'moved', metadata => '{"to": "Elm Street"}') > 0 AS recorded;
+SET ROLE evinbox_test_eraser;
+SELECT evinbox.erase('Person', '13');
+RESET ROLE;
+
+-- columns are generated anew
+ALTER TABLE evinbox.event ADD COLUMN destination text GENERATED ALWAYS AS (metadata ->> 'to') STORED;
+CREATE INDEX event_destination_idx ON evinbox.event (destination);
+SELECT evinbox.record_event('Person', 12, 'moved', metadata => '{"to": "Elm Street"}') > 0 AS recorded;
+SELECT destination FROM evinbox.event WHERE subject_id = '12';
+SELECT evinbox.erase('Person', '12');
+SELECT action, destination FROM evinbox.event WHERE subject_id = '12' ORDER BY id;
+SET enable_seqscan = off;
+SELECT count(*) FROM evinbox.event WHERE destination = 'Elm Street';
+RESET enable_seqscan;
+-- for a further column, recording asks for one, and so does the event that tells of it
+SELECT evinbox.record_event('Person', 15, 'moved', metadata => '{"to": "Elm Street"}') > 0 AS recorded;
+SET ROLE evinbox_test_eraser;
+SELECT evinbox.erase('Person', '15');
+RESET ROLE;
+ALTER TABLE evinbox.event DROP COLUMN destination;
+
+-- what is said of all events of a transaction is not said of these
+BEGIN;
+SELECT evinbox.set_context('{"name": "Jane"}');
+SELECT evinbox.record_event('Person', 14, 'moved') > 0 AS recorded;
+SELECT evinbox.erase('Person', '14');
+SELECT evinbox.erase('Person', '14');
+SELECT action, metadata FROM evinbox.event WHERE subject_id = '14' ORDER BY id;
+COMMIT;
+
 -- what is wrong
 SELECT evinbox.erase(NULL, '7');
 SELECT evinbox.erase('Person', NULL);
