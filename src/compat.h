@@ -123,6 +123,13 @@ typedef enum TU_UpdateIndexes
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* 18: a constraint may be there without being enforced */
+#if PG_VERSION_NUM < 180000
+#define EVI_CONSTRAINT_ENFORCED(constraint) ((void) 0)
+#else
+#define EVI_CONSTRAINT_ENFORCED(constraint) ((constraint)->is_enforced = true)
+#endif
+
 /* 18: a library can say its name and version */
 #if PG_VERSION_NUM < 180000
 #define EVI_MODULE_MAGIC PG_MODULE_MAGIC

@@ -41,7 +41,7 @@
 #include "query.h"
 #include "relation.h"
 
-/* whose erasure: nobody's name stands in the event that tells of it */
+/* whose erasure: a pseudonym stands in the event that tells of it, see digest() */
 #define ACTOR_TYPE "evinbox.actor"
 
 /* deliveries are looked for by so many events at once */
@@ -125,7 +125,8 @@ run(Erasure *erasure)
 {
 	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
 	Snapshot	snapshot;
-	EviPartition partition;
+	int			count;
+	EviPartition *partitions;
 
 	PreventCommandIfParallelMode("erasure");
 	evi_blank_lock(ExclusiveLock);
@@ -134,8 +135,11 @@ run(Erasure *erasure)
 	erasure->id = palloc(sizeof(Datum) * CHUNK);
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	for (int n = 0; evi_relation_partition(n, &partition); n++)
-		erase_in(erasure, &partition, snapshot);
+
+	/* as they are now: one that is attached meanwhile shifts the others */
+	partitions = evi_relation_partitions(&count);
+	for (int i = 0; i < count; i++)
+		erase_in(erasure, &partitions[i], snapshot);
 	UnregisterSnapshot(snapshot);
 	blank_deliveries(erasure);
 
@@ -275,7 +279,10 @@ record(text *subject_type, text *subject_id, int64 touched)
 	PG_END_TRY();
 }
 
-/* by which it can be seen whether somebody was erased, but not who was */
+/*
+ * By which it can be seen whether somebody was erased. It tells who was only to
+ * those who guess it; which is easy for a number.
+ */
 static text *
 digest(text *actor)
 {
