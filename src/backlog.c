@@ -29,6 +29,7 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -50,13 +51,17 @@ static bool is_done(const EviRange *range, const EviCursor *cursor);
 static bool goes_with(const EviRange *range, const EviRange *former);
 static int	leave_out(const EviRange *range, int64 *ids, int count);
 
-/* Its seq is given here. */
+/*
+ * Its seq is given here, with the table locked: who has none locked, and has
+ * the number of the newest range, knows which are to come.
+ */
 void
 evi_backlog_add(int32 inbox_id, int lane, const EviRange *range)
 {
 	Datum		values[Natts_backlog] = {0};
 	bool		isnull[Natts_backlog] = {0};
 
+	LockRelationOid(evi_relation_oid(EVI_BACKLOG), RowExclusiveLock);
 	values[Anum_backlog_inbox_id - 1] = Int32GetDatum(inbox_id);
 	values[Anum_backlog_lane - 1] = Int32GetDatum(lane);
 	values[Anum_backlog_seq - 1] =
@@ -143,6 +148,22 @@ evi_backlog_rest(int32 inbox_id, int lane, const EviCursor *cursor, Snapshot sna
 		*copy = range;
 		result = lappend(result, copy);
 	}
+	evi_scan_end(&scan);
+	return result;
+}
+
+/* Is any of these ids in a range, or a part of one, that is left? */
+bool
+evi_backlog_touches(int32 inbox_id, int lane, const EviCursor *cursor, int64 first_id,
+					int64 last_id, Snapshot snapshot)
+{
+	EviScan		scan;
+	EviRange	range;
+	bool		result = false;
+
+	begin_scan(&scan, inbox_id, lane, cursor->backlog_seq, snapshot);
+	while (!result && next_left(&scan, cursor, &range))
+		result = range.first_id <= last_id && range.last_id >= first_id;
 	evi_scan_end(&scan);
 	return result;
 }

@@ -28,6 +28,8 @@ extern EviRange *evi_backlog_take(int32 inbox_id, int lane, const EviCursor *cur
 								  Snapshot snapshot, int *count);
 extern List *evi_backlog_rest(int32 inbox_id, int lane, const EviCursor *cursor,
 							  Snapshot snapshot);
+extern bool evi_backlog_touches(int32 inbox_id, int lane, const EviCursor *cursor,
+								int64 first_id, int64 last_id, Snapshot snapshot);
 extern int	evi_backlog_leave_later(int32 inbox_id, int lane, const EviRange *range,
 									Snapshot snapshot, int64 *ids, int count);
 extern bool evi_backlog_trim(void);

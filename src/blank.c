@@ -29,25 +29,22 @@
 #include "evinbox.h"
 #include "relation.h"
 
-static const char *const blanked[] = {"actor", "metadata", "snapshot"};
+static const int blanked[] = {Anum_event_actor, Anum_event_metadata, Anum_event_snapshot};
 
-static Datum value_of(HeapTuple tuple, TupleDesc desc, const char *column, bool *isnull);
-static int	number_of(const char *column, TupleDesc desc);
-static bool is_blanked(const char *column);
+static bool is_blanked(int attno);
 
 /* Has an event nothing personal, or nothing any more? */
 bool
 evi_blank_is(HeapTuple tuple, TupleDesc desc)
 {
-	bool		has_no_actor;
-	bool		has_no_snapshot;
-	bool		has_no_metadata;
-	Datum		metadata = value_of(tuple, desc, "metadata", &has_no_metadata);
+	bool		isnull;
+	Datum		metadata;
 
-	(void) value_of(tuple, desc, "actor", &has_no_actor);
-	(void) value_of(tuple, desc, "snapshot", &has_no_snapshot);
-	return has_no_actor && has_no_snapshot &&
-		(has_no_metadata || JB_ROOT_COUNT(DatumGetJsonbP(metadata)) == 0);
+	if (!heap_attisnull(tuple, Anum_event_actor, desc) ||
+		!heap_attisnull(tuple, Anum_event_snapshot, desc))
+		return false;
+	metadata = heap_getattr(tuple, Anum_event_metadata, desc, &isnull);
+	return isnull || JB_ROOT_COUNT(DatumGetJsonbP(metadata)) == 0;
 }
 
 /* Does it tell of an erasure, and no more than that? */
@@ -55,18 +52,18 @@ bool
 evi_blank_is_erasure(HeapTuple tuple, TupleDesc desc)
 {
 	bool		isnull;
-	Datum		action = value_of(tuple, desc, "action", &isnull);
+	Datum		action = heap_getattr(tuple, Anum_event_action, desc, &isnull);
 	Jsonb	   *metadata;
 	JsonbValue *count;
 
 	if (strcmp(TextDatumGetCString(action), EVI_ERASED) != 0)
 		return false;
-	metadata = DatumGetJsonbP(value_of(tuple, desc, "metadata", &isnull));
+	metadata = DatumGetJsonbP(heap_getattr(tuple, Anum_event_metadata, desc, &isnull));
 	if (!JB_ROOT_IS_OBJECT(metadata) || JB_ROOT_COUNT(metadata) != 1)
 		return false;
 	count = getKeyJsonValueFromContainer(&metadata->root, "events", strlen("events"), NULL);
-	(void) value_of(tuple, desc, "snapshot", &isnull);
-	return count && count->type == jbvNumeric && isnull;
+	return count && count->type == jbvNumeric &&
+		heap_attisnull(tuple, Anum_event_snapshot, desc);
 }
 
 /* The same event without the personal part. One that tells of an erasure loses its actor only. */
@@ -81,11 +78,11 @@ evi_blank_make(HeapTuple tuple, TupleDesc desc)
 
 	for (int i = 0; i < lengthof(blanked); i++)
 	{
-		bool		is_metadata = strcmp(blanked[i], "metadata") == 0;
+		bool		is_metadata = blanked[i] == Anum_event_metadata;
 
 		if (is_metadata && is_erasure)
 			continue;
-		columns[count] = number_of(blanked[i], desc);
+		columns[count] = blanked[i];
 		isnull[count] = !is_metadata;
 		if (is_metadata)
 			values[count] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
@@ -103,6 +100,9 @@ evi_blank_is_replicated(const TriggerData *trigger)
 	if (!IsLogicalWorker() || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
 		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		return false;
+
+	/* which is refused if a partition has its columns in another order */
+	(void) evi_relation_oid(EVI_EVENT);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute column = TupleDescAttr(desc, i);
@@ -111,7 +111,7 @@ evi_blank_is_replicated(const TriggerData *trigger)
 		Datum		before = heap_getattr(trigger->tg_trigtuple, i + 1, desc, &was_null);
 		Datum		after = heap_getattr(trigger->tg_newtuple, i + 1, desc, &isnull);
 
-		if (column->attisdropped || is_blanked(NameStr(column->attname)))
+		if (column->attisdropped || is_blanked(i + 1))
 			continue;
 		if (was_null != isnull ||
 			(!isnull && !datum_image_eq(before, after, column->attbyval, column->attlen)))
@@ -132,28 +132,11 @@ evi_blank_lock(LOCKMODE mode)
 	AcceptInvalidationMessages();
 }
 
-static Datum
-value_of(HeapTuple tuple, TupleDesc desc, const char *column, bool *isnull)
-{
-	return heap_getattr(tuple, number_of(column, desc), desc, isnull);
-}
-
-/* a partition that somebody has attached may have them in another order */
-static int
-number_of(const char *column, TupleDesc desc)
-{
-	for (int i = 0; i < desc->natts; i++)
-		if (!TupleDescAttr(desc, i)->attisdropped &&
-			namestrcmp(&TupleDescAttr(desc, i)->attname, column) == 0)
-			return i + 1;
-	elog(ERROR, "evinbox.event has no column \"%s\"", column);
-}
-
 static bool
-is_blanked(const char *column)
+is_blanked(int attno)
 {
 	for (int i = 0; i < lengthof(blanked); i++)
-		if (strcmp(blanked[i], column) == 0)
+		if (blanked[i] == attno)
 			return true;
 	return false;
 }

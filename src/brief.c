@@ -5,8 +5,8 @@
  *
  * To take a partition away from evinbox.event, or to put another one in its
  * place, everybody has to be out of it for a moment. Whoever waits for that
- * lock holds up all that come later. So we wait MAX_WAIT_MS at the most, and
- * try again another time.
+ * lock holds up all that come later. So we wait MAX_WAIT at the most, for any
+ * lock, and try again another time.
  *
  * What we do then may meet things of others: a view on a partition, an event
  * trigger. An error must not end the coordinator, so all is in a subtransaction.
@@ -27,7 +27,13 @@
 /* with what is done under the lock, this has to stay well below 100 ms */
 #define MAX_WAIT "25ms"
 
-static bool wait_briefly(void *arg);
+static const char *const what[EVI_BRIEF_WORKS] = {
+	[EVI_BRIEF_DETACH] = "detach an expired partition of evinbox.event",
+	[EVI_BRIEF_DROP] = "drop an expired partition of evinbox.event",
+	[EVI_BRIEF_TURN_DEFAULT] = "empty the default partition of evinbox.event",
+};
+
+static bool lock_event(void *arg);
 static bool run_apart(bool (*work) (void *arg), void *arg, ErrorData **error);
 
 /* All three exclusively, until the end of the (sub)transaction; or none that matters. */
@@ -38,7 +44,7 @@ evi_brief_lock(Oid event, Oid default_partition, Oid partition)
 
 	/* those who have only a partition locked look something up, and are gone soon */
 	if (!ConditionalLockRelationOid(event, AccessExclusiveLock) &&
-		!run_apart(wait_briefly, &event, &error))
+		!run_apart(lock_event, &event, &error))
 	{
 		if (error && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 			ReThrowError(error);
@@ -51,34 +57,32 @@ evi_brief_lock(Oid event, Oid default_partition, Oid partition)
 
 /*
  * Does something as a whole or not at all; false if it says so, or fails. Of
- * failures in a row, the first is logged.
+ * failures of one kind in a row, the first is logged, unless it is that others
+ * are in the way.
  */
 bool
-evi_brief_try(bool (*work) (void *arg), void *arg, const char *what)
+evi_brief_try(EviBriefWork which, bool (*work) (void *arg), void *arg)
 {
-	static bool is_failing = false;
+	static bool is_failing[EVI_BRIEF_WORKS] = {false};
 	ErrorData  *error = NULL;
 	bool		result = run_apart(work, arg, &error);
 
-	if (error && !is_failing)
+	if (error && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		return false;
+	if (error && !is_failing[which])
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("could not %s: %s", what, error->message),
+				 errmsg("could not %s: %s", what[which], error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 errhint("This is tried again.")));
-	is_failing = error != NULL;
+	is_failing[which] = error != NULL;
 	return result;
 }
 
 static bool
-wait_briefly(void *arg)
+lock_event(void *arg)
 {
-	int			guc_level = NewGUCNestLevel();
-
-	(void) set_config_option("lock_timeout", MAX_WAIT, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
 	LockRelationOid(*(Oid *) arg, AccessExclusiveLock);
-	AtEOXact_GUC(true, guc_level);
 	return true;
 }
 
@@ -94,7 +98,12 @@ run_apart(bool (*work) (void *arg), void *arg, ErrorData **error)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
+		int			guc_level = NewGUCNestLevel();
+
+		(void) set_config_option("lock_timeout", MAX_WAIT, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 		result = work(arg);
+		AtEOXact_GUC(true, guc_level);
 		if (result)
 			ReleaseCurrentSubTransaction();
 		else

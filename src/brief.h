@@ -8,7 +8,15 @@
 #ifndef EVI_BRIEF_H
 #define EVI_BRIEF_H
 
+typedef enum EviBriefWork
+{
+	EVI_BRIEF_DETACH,
+	EVI_BRIEF_DROP,
+	EVI_BRIEF_TURN_DEFAULT,
+	EVI_BRIEF_WORKS
+} EviBriefWork;
+
 extern bool evi_brief_lock(Oid event, Oid default_partition, Oid partition);
-extern bool evi_brief_try(bool (*work) (void *arg), void *arg, const char *what);
+extern bool evi_brief_try(EviBriefWork which, bool (*work) (void *arg), void *arg);
 
 #endif							/* EVI_BRIEF_H */

@@ -53,17 +53,23 @@
 
 /* 16: an update may be of no interest to indexes that only summarize */
 #if PG_VERSION_NUM < 160000
-#define evi_heap_update(rel, tid, tuple) simple_heap_update((rel), (tid), (tuple))
-#define evi_insert_index_tuples(info, slot, estate) \
+typedef enum TU_UpdateIndexes
+{
+	TU_None,
+	TU_All
+} TU_UpdateIndexes;
+
+#define evi_heap_update(rel, tid, tuple, which) \
+	(simple_heap_update((rel), (tid), (tuple)), \
+	 *(which) = HeapTupleIsHeapOnly(tuple) ? TU_None : TU_All)
+#define evi_insert_index_tuples(info, slot, estate, which) \
 	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL)
 #else
-#define evi_heap_update(rel, tid, tuple) \
-	do { \
-		TU_UpdateIndexes updated; \
-		simple_heap_update((rel), (tid), (tuple), &updated); \
-	} while (0)
-#define evi_insert_index_tuples(info, slot, estate) \
-	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, false)
+#define evi_heap_update(rel, tid, tuple, which) \
+	simple_heap_update((rel), (tid), (tuple), (which))
+#define evi_insert_index_tuples(info, slot, estate, which) \
+	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, \
+						  (which) == TU_Summarizing)
 #endif
 
 /* 17: interval has infinities, which earlier versions cannot express */
@@ -121,6 +127,13 @@
 /* 18: what does not return is said so in front of a declaration */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 18: a constraint may be there without being enforced */
+#if PG_VERSION_NUM < 180000
+#define EVI_CONSTRAINT_ENFORCED(constraint) ((void) 0)
+#else
+#define EVI_CONSTRAINT_ENFORCED(constraint) ((constraint)->is_enforced = true)
 #endif
 
 /* 18: a library can say its name and version */

@@ -15,10 +15,8 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
@@ -36,14 +34,14 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "added.h"
 #include "blank.h"
-#include "compat.h"
 #include "event.h"
 #include "evinbox.h"
 #include "query.h"
 #include "relation.h"
 
-/* whose erasure: nobody's name stands in the event that tells of it */
+/* whose erasure: a pseudonym stands in the event that tells of it, see digest() */
 #define ACTOR_TYPE "evinbox.actor"
 
 /* deliveries are looked for by so many events at once */
@@ -77,8 +75,6 @@ extern Datum evinbox_record_event(PG_FUNCTION_ARGS);
 static void run(Erasure *erasure);
 static void erase_in(Erasure *erasure, const EviPartition *partition, Snapshot snapshot);
 static bool is_done(const Erasure *erasure, HeapTuple tuple, TupleDesc desc);
-static void replace(ResultRelInfo *info, EState *estate, TupleTableSlot *slot, HeapTuple tuple,
-					HeapTuple blank);
 static void add_id(Erasure *erasure, Datum id);
 static void blank_deliveries(Erasure *erasure);
 static void blank_batches(text *actor);
@@ -129,7 +125,8 @@ run(Erasure *erasure)
 {
 	Relation	parent = table_open(evi_relation_oid(EVI_EVENT), RowExclusiveLock);
 	Snapshot	snapshot;
-	EviPartition partition;
+	int			count;
+	EviPartition *partitions;
 
 	PreventCommandIfParallelMode("erasure");
 	evi_blank_lock(ExclusiveLock);
@@ -138,8 +135,11 @@ run(Erasure *erasure)
 	erasure->id = palloc(sizeof(Datum) * CHUNK);
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	for (int n = 0; evi_relation_partition(n, &partition); n++)
-		erase_in(erasure, &partition, snapshot);
+
+	/* as they are now: one that is attached meanwhile shifts the others */
+	partitions = evi_relation_partitions(&count);
+	for (int i = 0; i < count; i++)
+		erase_in(erasure, &partitions[i], snapshot);
 	UnregisterSnapshot(snapshot);
 	blank_deliveries(erasure);
 
@@ -157,17 +157,14 @@ erase_in(Erasure *erasure, const EviPartition *partition, Snapshot snapshot)
 {
 	Relation	rel = table_open(partition->relid, RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *info = makeNode(ResultRelInfo);
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	EviAdded	added;
 	ScanKeyData keys[lengthof(erasure->keys)];
 	MemoryContext former;
 	EviScan		scan;
 	HeapTuple	tuple;
 
 	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
-	InitResultRelInfo(info, rel, 0, NULL, 0);
-	ExecOpenIndices(info, false);
+	evi_added_begin(&added, rel);
 
 	/* a scan makes its keys those of its index */
 	memcpy(keys, erasure->keys, sizeof(keys));
@@ -183,18 +180,15 @@ erase_in(Erasure *erasure, const EviPartition *partition, Snapshot snapshot)
 		add_id(erasure, heap_getattr(tuple, Anum_event_id, desc, &isnull));
 		if (!is_done(erasure, tuple, desc))
 		{
-			replace(info, estate, slot, tuple, evi_blank_make(tuple, desc));
+			evi_added_replace(&added, &tuple->t_self, evi_blank_make(tuple, desc));
 			erasure->touched++;
 		}
-		ExecClearTuple(slot);
-		ResetPerTupleExprContext(estate);
+		evi_added_reset(&added);
 		MemoryContextSwitchTo(former);
 		MemoryContextReset(erasure->context);
 	}
 	evi_scan_end(&scan);
-	ExecCloseIndices(info);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
+	evi_added_end(&added);
 	table_close(rel, NoLock);
 }
 
@@ -204,23 +198,6 @@ is_done(const Erasure *erasure, HeapTuple tuple, TupleDesc desc)
 {
 	return evi_blank_is(tuple, desc) ||
 		(!erasure->of_actor && evi_blank_is_erasure(tuple, desc));
-}
-
-/* Others may have added constraints and indexes, and these are called as the caller. */
-static void
-replace(ResultRelInfo *info, EState *estate, TupleTableSlot *slot, HeapTuple tuple,
-		HeapTuple blank)
-{
-	Relation	rel = info->ri_RelationDesc;
-
-	ExecStoreHeapTuple(blank, slot, false);
-	slot->tts_tableOid = RelationGetRelid(rel);
-	if (rel->rd_att->constr)
-		ExecConstraints(info, slot, estate);
-	evi_heap_update(rel, &tuple->t_self, blank);
-	slot->tts_tid = blank->t_self;
-	if (!HeapTupleIsHeapOnly(blank))
-		list_free(evi_insert_index_tuples(info, slot, estate));
 }
 
 static void
@@ -302,7 +279,10 @@ record(text *subject_type, text *subject_id, int64 touched)
 	PG_END_TRY();
 }
 
-/* by which it can be seen whether somebody was erased, but not who was */
+/*
+ * By which it can be seen whether somebody was erased. It tells who was only to
+ * those who guess it; which is easy for a number.
+ */
 static text *
 digest(text *actor)
 {

@@ -27,6 +27,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "added.h"
 #include "event.h"
 #include "evinbox.h"
 #include "fetch.h"
@@ -57,6 +58,7 @@ static bool is_plain_index(Relation index, EviEventIndex which);
 static bool leaves_out_nulls(EviEventIndex which);
 static void insert_into_index(Relation rel, Relation index, EviEventIndex which, ItemPointer tid,
 							  const Datum *values, const bool *isnull);
+static void insert_into_any_indexes(Relation rel, HeapTuple tuple);
 static bool has_only_our_triggers(Relation rel);
 
 /* A subject's id is a text; of another type, it is what that is written as. */
@@ -163,11 +165,17 @@ evi_event_set_ours(bool value)
 	return former;
 }
 
+bool
+evi_event_is_ours(void)
+{
+	return is_ours;
+}
+
 /*
  * Inserts an event that is complete but for its id, which is returned. It
  * goes right into its partition, and no trigger runs. Returns 0 if that would
- * not be the same as an INSERT, because somebody has added something to the
- * table or to the partition.
+ * not be the same as an INSERT, because somebody has added something but
+ * indexes to the table or to the partition.
  */
 int64
 evi_event_insert(Datum *values, bool *isnull)
@@ -185,15 +193,19 @@ evi_event_insert(Datum *values, bool *isnull)
 	values[Anum_event_id - 1] = Int64GetDatum(id);
 	isnull[Anum_event_id - 1] = false;
 
-	if (is_plain(parent, isnull) && is_plain(rel, isnull) &&
-		open_indexes(rel, &partition, indexes))
+	if (is_plain(parent, isnull) && is_plain(rel, isnull))
 	{
 		HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 
 		simple_heap_insert(rel, tuple);
-		for (int i = 0; i < EVI_EVENT_INDEXES; i++)
-			insert_into_index(rel, indexes[i], i, &tuple->t_self, values, isnull);
-		close_indexes(indexes, EVI_EVENT_INDEXES, evi_relation_lock_left(&inserted));
+		if (open_indexes(rel, &partition, indexes))
+		{
+			for (int i = 0; i < EVI_EVENT_INDEXES; i++)
+				insert_into_index(rel, indexes[i], i, &tuple->t_self, values, isnull);
+			close_indexes(indexes, EVI_EVENT_INDEXES, evi_relation_lock_left(&inserted));
+		}
+		else
+			insert_into_any_indexes(rel, tuple);
 		heap_freetuple(tuple);
 	}
 	else
@@ -455,6 +467,17 @@ insert_into_index(Relation rel, Relation index, EviEventIndex which, ItemPointer
 		(void) index_insert(index, keys, keys_isnull, tid, rel,
 							form->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
 							false, &info);
+}
+
+/* Somebody has added one, or rebuilds one of ours beside it. */
+static void
+insert_into_any_indexes(Relation rel, HeapTuple tuple)
+{
+	EviAdded	added;
+
+	evi_added_begin(&added, rel);
+	evi_added_index(&added, tuple);
+	evi_added_end(&added);
 }
 
 /* Our two triggers for rows are there and would fire, and no others. */

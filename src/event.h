@@ -29,6 +29,7 @@ extern void evi_event_check(text *subject_type, text *subject_id, text *action,
 							Jsonb *metadata, Jsonb *snapshot);
 extern void evi_event_check_action(text *subject_type, text *action, Jsonb *metadata);
 extern bool evi_event_set_ours(bool value);
+extern bool evi_event_is_ours(void);
 extern int64 evi_event_insert(Datum *values, bool *isnull);
 extern bool evi_event_recorded_since(const EviEventKey *key, TimestampTz since,
 									 Snapshot snapshot);

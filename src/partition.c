@@ -37,6 +37,7 @@
 #include "utils/snapmgr.h"
 
 #include "brief.h"
+#include "compat.h"
 #include "evinbox.h"
 #include "fetch.h"
 #include "guc.h"
@@ -138,7 +139,7 @@ evi_partition_make(void)
 	bool		left;
 
 	if (default_makes_range(&making))
-		return !evi_brief_try(turn_default, &making, "empty the default partition of evinbox.event");
+		return !evi_brief_try(EVI_BRIEF_TURN_DEFAULT, turn_default, &making);
 	partitions = evi_relation_partitions(&count);
 	left = given > 0 && make_behind(given);
 
@@ -366,7 +367,7 @@ default_makes_range(Making *making)
 	if (count > 1)
 		top = partitions[0].last < PG_INT64_MAX ? partitions[0].last + 1 : PG_INT64_MAX;
 	pfree(partitions);
-	if ( !evi_partition_is_ours(making->default_relid))
+	if (!evi_partition_is_ours(making->default_relid))
 		return false;
 	lowest = lowest_in_default();
 	highest = highest_in_default(PG_INT64_MIN, PG_INT64_MAX);
@@ -503,6 +504,7 @@ add_range_constraint(const Making *making)
 	constraint->conname = RANGE_CONSTRAINT;
 	constraint->location = -1;
 	constraint->initially_valid = true;
+	EVI_CONSTRAINT_ENFORCED(constraint);
 	constraint->raw_expr = linitial_node(ResTarget, select->targetList)->val;
 	(void) AddRelationNewConstraints(rel, NIL, list_make1(constraint), false, true, false, NULL);
 	table_close(rel, NoLock);

@@ -68,8 +68,11 @@ evi_recording_complete(Datum *values, bool *isnull)
 	TimestampTz now = GetCurrentTimestamp();
 	text	   *subject_type = get_text(values, isnull, Anum_event_subject_type);
 	text	   *action = get_text(values, isnull, Anum_event_action);
-	Jsonb	   *metadata = evi_context_metadata(get_jsonb(values, isnull, Anum_event_metadata));
+	Jsonb	   *metadata = get_jsonb(values, isnull, Anum_event_metadata);
 
+	/* what evinbox says is all that it says: see evi_blank_is_erasure() */
+	if (!evi_event_is_ours())
+		metadata = evi_context_metadata(metadata);
 	set_value(values, isnull, Anum_event_metadata, JsonbPGetDatum(metadata));
 	evi_event_check(subject_type, get_text(values, isnull, Anum_event_subject_id),
 					action, metadata, get_jsonb(values, isnull, Anum_event_snapshot));

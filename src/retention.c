@@ -12,7 +12,8 @@
  * Whether an inbox needs it is found out before the lock is taken, since that
  * may take a while. With the lock, nobody is recording, and only what was
  * committed in between is left to look at: a lane's cursor only goes on, and if
- * something has got a range in a backlog meanwhile, or a retry, it can wait. A
+ * something has got a range in a backlog meanwhile, or a retry, it can wait.
+ * While somebody is adding one and has not committed, we do not even look. A
  * replay that begins at that very moment finds the events gone.
  *
  *-------------------------------------------------------------------------
@@ -26,8 +27,10 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
+#include "commands/comment.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -54,6 +57,9 @@
 #include "relation.h"
 #include "retention.h"
 
+/* by which we know a table that we have detached from one that somebody else has */
+#define EXPIRED "expired: evinbox drops it"
+
 /* a partition that may go */
 typedef struct Candidate
 {
@@ -70,11 +76,11 @@ static TimestampTz next_expiry = DT_NOEND;
 static bool has_detached = true;
 
 static bool find_candidate(Candidate *candidate, bool *left);
+static bool look(Candidate *candidate);
 static bool is_expired(const EviPartition *partition);
 static bool newest_recorded_at(const EviPartition *partition, TimestampTz *recorded_at);
 static bool is_needed(const EviPartition *partition);
 static bool is_needed_now(const Candidate *candidate);
-static bool backlog_has(const EviLane *lane, const EviPartition *partition, Snapshot snapshot);
 static bool outbox_has(const EviCursor *cursor, const EviSnapshot *lower,
 					   const EviPartition *partition, Snapshot snapshot);
 static bool has_retry(const EviPartition *partition);
@@ -100,7 +106,7 @@ evi_retention_detach(void)
 		!find_candidate(&candidate, &left))
 		return left;
 
-	if (evi_brief_try(detach, &candidate, "detach an expired partition of evinbox.event"))
+	if (evi_brief_try(EVI_BRIEF_DETACH, detach, &candidate))
 		has_detached = true;
 	return true;
 }
@@ -118,7 +124,7 @@ evi_retention_drop(void)
 	{
 		Oid			relid = lfirst_oid(lc);
 
-		if (!evi_brief_try(drop, &relid, "drop an expired partition of evinbox.event"))
+		if (!evi_brief_try(EVI_BRIEF_DROP, drop, &relid))
 			left = true;
 	}
 	has_detached = left;
@@ -161,15 +167,37 @@ find_candidate(Candidate *candidate, bool *left)
 		if (!is_expired(&partitions[i]))
 			break;
 
-		PushActiveSnapshot(GetLatestSnapshot());
-		candidate->looked = evi_snapshot_active();
-		candidate->last_range = last_range();
-		PopActiveSnapshot();
+		*left = true;
+		if (has_retry(&partitions[i]))
+			continue;
+		if (!look(candidate))
+			break;
 		if (!is_needed(&partitions[i]))
 			return true;
-		*left = true;
+
+		/* whoever has that to handle yet needs what follows, too, or will be done with it soon */
+		break;
 	}
 	return false;
+}
+
+/*
+ * Notes when we look; false if somebody is adding ranges to a backlog, of which
+ * nobody else can know yet.
+ */
+static bool
+look(Candidate *candidate)
+{
+	Oid			backlog = evi_relation_oid(EVI_BACKLOG);
+
+	if (!ConditionalLockRelationOid(backlog, ShareLock))
+		return false;
+	PushActiveSnapshot(GetLatestSnapshot());
+	candidate->looked = evi_snapshot_active();
+	candidate->last_range = last_range();
+	PopActiveSnapshot();
+	UnlockRelationOid(backlog, ShareLock);
+	return true;
 }
 
 /* One without events has nothing to keep. */
@@ -208,23 +236,24 @@ newest_recorded_at(const EviPartition *partition, TimestampTz *recorded_at)
 	return tuple != NULL;
 }
 
-/* Has any inbox, running or not, events of a partition to handle yet? */
+/* Has any inbox, running or not, events of a partition to handle for the first time? */
 static bool
 is_needed(const EviPartition *partition)
 {
 	const EviCursor *former = NULL;
-	bool		result = has_retry(partition);
+	bool		result = false;
 	ListCell   *lc;
 
 	evi_cursor_hold();
 	PushActiveSnapshot(GetLatestSnapshot());
-	foreach(lc, result ? NIL : evi_cursor_all(GetActiveSnapshot()))
+	foreach(lc, evi_cursor_all(GetActiveSnapshot()))
 	{
 		const EviLane *lane = lfirst(lc);
 		const EviCursor *cursor = lane->cursor;
 
 		CHECK_FOR_INTERRUPTS();
-		result = backlog_has(lane, partition, GetActiveSnapshot());
+		result = evi_backlog_touches(lane->inbox_id, lane->lane, cursor, partition->first,
+									 partition->last, GetActiveSnapshot());
 
 		/* most lanes stand at the same place */
 		if (!result && lane->lane != EVI_REPLAY_LANE &&
@@ -256,21 +285,6 @@ is_needed_now(const Candidate *candidate)
 	result = outbox_has(&nothing, candidate->looked, &candidate->partition, GetActiveSnapshot());
 	PopActiveSnapshot();
 	return result;
-}
-
-static bool
-backlog_has(const EviLane *lane, const EviPartition *partition, Snapshot snapshot)
-{
-	ListCell   *lc;
-
-	foreach(lc, evi_backlog_rest(lane->inbox_id, lane->lane, lane->cursor, snapshot))
-	{
-		const EviRange *range = lfirst(lc);
-
-		if (range->first_id <= partition->last && range->last_id >= partition->first)
-			return true;
-	}
-	return false;
 }
 
 /* Of a window that a lane stands in, also what it has handled. */
@@ -336,6 +350,7 @@ detach(void *arg)
 		return false;
 	evi_query_utility(psprintf("ALTER TABLE evinbox.event DETACH PARTITION %s",
 							   name_of(partition->relid)));
+	evi_query_utility(psprintf("COMMENT ON TABLE %s IS '" EXPIRED "'", name_of(partition->relid)));
 	return true;
 }
 
@@ -353,7 +368,7 @@ is_unchanged(const EviPartition *partition)
 	return false;
 }
 
-/* the tables of the extension that look like partitions and are none */
+/* the tables of the extension that were partitions until we detached them */
 static List *
 detached_tables(void)
 {
@@ -392,8 +407,9 @@ is_detached(Oid relid)
 {
 	char	   *name = get_rel_name(relid);
 	const char *rest = name ? name + strlen("event_") : NULL;
+	char	   *comment = name ? GetComment(relid, RelationRelationId, 0) : NULL;
 
-	return name && strncmp(name, "event_", strlen("event_")) == 0 && *rest != '\0' &&
+	return comment && strcmp(comment, EXPIRED) == 0 && strncmp(name, "event_", strlen("event_")) == 0 && *rest != '\0' &&
 		strspn(rest, "0123456789_") == strlen(rest) &&
 		get_rel_namespace(relid) == get_namespace_oid(EVI_INTERNAL_SCHEMA, false) &&
 		get_rel_relkind(relid) == RELKIND_RELATION && !get_rel_relispartition(relid);

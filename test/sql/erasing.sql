@@ -139,6 +139,54 @@ SET enable_seqscan = off;
 SELECT count(*) FROM evinbox.event WHERE metadata ->> 'to' = 'Elm Street' AND metadata ? 'to';
 RESET enable_seqscan;
 
+-- an index asks for no right
+SELECT evinbox.record_event('Person', 13, 'moved', metadata => '{"to": "Elm Street"}') > 0 AS recorded;
+SET ROLE evinbox_test_eraser;
+SELECT evinbox.erase('Person', '13');
+RESET ROLE;
+
+DROP INDEX evinbox.event_to_idx;
+-- so is an index that only summarizes, which from 16 on does not keep an update on its page
+CREATE TABLE far (LIKE evinbox.event);
+ALTER TABLE evinbox.event ATTACH PARTITION far FOR VALUES FROM (2000000000000) TO (3000000000000);
+INSERT INTO evinbox.event (id, subject_type, subject_id, action, metadata) OVERRIDING SYSTEM VALUE
+	SELECT 2000000000000 + g, 'Far', g::text, 'moved', '{"to": "Elm Street"}' FROM generate_series(1, 2) g;
+CREATE INDEX far_to_idx ON far USING brin ((metadata ->> 'to'));
+SELECT evinbox.erase('Far', '1');
+SET enable_seqscan = off;
+SET enable_indexscan = off;
+SELECT subject_id FROM far WHERE metadata ->> 'to' IS NULL;
+RESET enable_seqscan;
+RESET enable_indexscan;
+ALTER TABLE evinbox.event DETACH PARTITION far;
+DROP TABLE far;
+
+-- columns are generated anew
+ALTER TABLE evinbox.event ADD COLUMN destination text GENERATED ALWAYS AS (metadata ->> 'to') STORED;
+CREATE INDEX event_destination_idx ON evinbox.event (destination);
+SELECT evinbox.record_event('Person', 12, 'moved', metadata => '{"to": "Elm Street"}') > 0 AS recorded;
+SELECT destination FROM evinbox.event WHERE subject_id = '12';
+SELECT evinbox.erase('Person', '12');
+SELECT action, destination FROM evinbox.event WHERE subject_id = '12' ORDER BY id;
+SET enable_seqscan = off;
+SELECT count(*) FROM evinbox.event WHERE destination = 'Elm Street';
+RESET enable_seqscan;
+-- for a further column, recording asks for one, and so does the event that tells of it
+SELECT evinbox.record_event('Person', 15, 'moved', metadata => '{"to": "Elm Street"}') > 0 AS recorded;
+SET ROLE evinbox_test_eraser;
+SELECT evinbox.erase('Person', '15');
+RESET ROLE;
+ALTER TABLE evinbox.event DROP COLUMN destination;
+
+-- what is said of all events of a transaction is not said of these
+BEGIN;
+SELECT evinbox.set_context('{"name": "Jane"}');
+SELECT evinbox.record_event('Person', 14, 'moved') > 0 AS recorded;
+SELECT evinbox.erase('Person', '14');
+SELECT evinbox.erase('Person', '14');
+SELECT action, metadata FROM evinbox.event WHERE subject_id = '14' ORDER BY id;
+COMMIT;
+
 -- what is wrong
 SELECT evinbox.erase(NULL, '7');
 SELECT evinbox.erase('Person', NULL);
