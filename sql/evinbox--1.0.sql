@@ -855,6 +855,145 @@ COMMENT ON FUNCTION evinbox.state_at(text, text, timestamptz)
 	IS 'A subject as it was then: the newest snapshot of its events up to that time';
 
 ------------------------------------------------------------------------------
+-- Calls to the outside
+------------------------------------------------------------------------------
+
+CREATE TABLE evinbox.endpoint (
+	name text COLLATE "C" NOT NULL,
+	owner name NOT NULL DEFAULT CURRENT_USER,
+	url text NOT NULL,
+	scope text COLLATE "C",
+	subject_types text[] COLLATE "C",
+	actions text[] COLLATE "C",
+	format text COLLATE "C" NOT NULL DEFAULT 'standard',
+	template text,
+	headers jsonb NOT NULL DEFAULT '{}',
+	enabled boolean NOT NULL DEFAULT true,
+	timeout interval NOT NULL DEFAULT '15 seconds',
+	max_in_flight integer NOT NULL DEFAULT 10,
+	rate integer,
+	rate_per interval NOT NULL DEFAULT '1 second',
+	retries interval[] NOT NULL DEFAULT '{5 s,30 s,2 min,10 min,30 min,2 h,5 h,10 h,24 h}',
+	max_attempts integer NOT NULL DEFAULT 12,
+	rotation interval NOT NULL DEFAULT '24 hours',
+	disable_after interval NOT NULL DEFAULT '5 days',
+	disabled_reason text,
+	id integer GENERATED ALWAYS AS IDENTITY,
+	owner_id oid NOT NULL DEFAULT 0,
+	CONSTRAINT endpoint_pkey PRIMARY KEY (name),
+	CONSTRAINT endpoint_id_key UNIQUE (id)
+);
+
+COMMENT ON TABLE evinbox.endpoint IS 'Where webhooks go';
+COMMENT ON COLUMN evinbox.endpoint.name IS 'What it is called by; may be changed';
+COMMENT ON COLUMN evinbox.endpoint.owner IS 'The role whose rules may send to it';
+COMMENT ON COLUMN evinbox.endpoint.url IS 'Where to; https, unless evinbox.webhook_allow_http is on';
+COMMENT ON COLUMN evinbox.endpoint.scope IS 'Events of this scope; NULL for all';
+COMMENT ON COLUMN evinbox.endpoint.subject_types IS 'Events of these subject types; NULL for all';
+COMMENT ON COLUMN evinbox.endpoint.actions IS 'Events with these actions; NULL for all';
+COMMENT ON COLUMN evinbox.endpoint.format IS 'Of the body: ''standard'' (Standard Webhooks), ''cloudevents'', ''slack''';
+COMMENT ON COLUMN evinbox.endpoint.template IS 'The text of format ''slack'', as in evinbox.template; NULL for that of describe()';
+COMMENT ON COLUMN evinbox.endpoint.headers IS 'Further headers: {"name": "value"}';
+COMMENT ON COLUMN evinbox.endpoint.enabled IS 'False: nothing new is sent to it, and what waits for it goes on waiting';
+COMMENT ON COLUMN evinbox.endpoint.timeout IS 'Of one attempt, from its start to the end of the answer';
+COMMENT ON COLUMN evinbox.endpoint.max_in_flight IS 'So many attempts at once, at the most';
+COMMENT ON COLUMN evinbox.endpoint.rate IS 'So many attempts in rate_per, at the most; NULL for no limit';
+COMMENT ON COLUMN evinbox.endpoint.rate_per IS 'See rate';
+COMMENT ON COLUMN evinbox.endpoint.retries IS 'Waits after the first, second, ... failed attempt; the last one is repeated';
+COMMENT ON COLUMN evinbox.endpoint.max_attempts IS 'How often a delivery is tried before it is dead';
+COMMENT ON COLUMN evinbox.endpoint.rotation IS 'How long the former secret still signs after a new one was set';
+COMMENT ON COLUMN evinbox.endpoint.disable_after IS 'An endpoint that has failed for so long, without a success, is disabled; 0 for never';
+COMMENT ON COLUMN evinbox.endpoint.disabled_reason IS 'Why evinbox has disabled it';
+COMMENT ON COLUMN evinbox.endpoint.id IS 'Set by evinbox; stays when the endpoint is renamed';
+COMMENT ON COLUMN evinbox.endpoint.owner_id IS 'The owner''s OID: endpoints follow a role that is renamed; set by evinbox';
+
+-- The current one of an endpoint has no end.
+CREATE TABLE evinbox_internal.endpoint_secret (
+	endpoint_id integer NOT NULL REFERENCES evinbox.endpoint (id) ON DELETE CASCADE,
+	secret bytea NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	expires_at timestamptz
+);
+
+CREATE INDEX endpoint_secret_idx ON evinbox_internal.endpoint_secret (endpoint_id);
+
+-- What couriers find out about endpoints that fail; no row for those that do not.
+CREATE TABLE evinbox_internal.endpoint_state (
+	endpoint_id integer PRIMARY KEY REFERENCES evinbox.endpoint (id) ON DELETE CASCADE,
+	failures integer NOT NULL,
+	failing_since timestamptz NOT NULL,
+	closed_until timestamptz
+);
+
+-- Calls to be made, never changed, and dropped by the day. Which of them a courier
+-- has not seen, it finds by xid, as runners do in the outbox.
+CREATE TABLE evinbox_internal.request (
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+	kind text COLLATE "C" NOT NULL,
+	endpoint_id integer,
+	owner_id oid NOT NULL,
+	inbox_id integer,
+	event_id bigint,
+	message_id text COLLATE "C" NOT NULL,
+	method text COLLATE "C" NOT NULL,
+	url text,
+	headers jsonb,
+	content_type text,
+	body text NOT NULL,
+	is_signed boolean NOT NULL,
+	CONSTRAINT request_kind_check CHECK (kind IN ('http', 'mail')),
+	CONSTRAINT request_pkey PRIMARY KEY (id, created_at)
+) PARTITION BY RANGE (created_at);
+
+CREATE INDEX request_xid_idx ON evinbox_internal.request (xid, id);
+CREATE INDEX request_event_idx ON evinbox_internal.request (event_id) WHERE event_id IS NOT NULL;
+CREATE TABLE evinbox_internal.request_default PARTITION OF evinbox_internal.request DEFAULT;
+
+-- What was tried, likewise.
+CREATE TABLE evinbox_internal.webhook_attempt (
+	request_id bigint NOT NULL,
+	number integer NOT NULL,
+	endpoint_id integer,
+	owner_id oid NOT NULL,
+	started_at timestamptz NOT NULL,
+	outcome text COLLATE "C" NOT NULL,
+	status integer,
+	curl_code integer,
+	error text,
+	dns_ms double precision,
+	connect_ms double precision,
+	tls_ms double precision,
+	first_byte_ms double precision,
+	total_ms double precision,
+	address text,
+	answer text,
+	CONSTRAINT webhook_attempt_outcome_check CHECK (outcome IN ('delivered', 'retry', 'dead'))
+) PARTITION BY RANGE (started_at);
+
+CREATE INDEX webhook_attempt_idx ON evinbox_internal.webhook_attempt (request_id, number);
+CREATE TABLE evinbox_internal.webhook_attempt_default PARTITION OF evinbox_internal.webhook_attempt DEFAULT;
+
+-- Requests that are not done with after their first attempt, or had to stand
+-- aside before it. Plain success leaves no row.
+CREATE TABLE evinbox_internal.request_waiting (
+	request_id bigint PRIMARY KEY,
+	created_at timestamptz NOT NULL,
+	endpoint_id integer NOT NULL,
+	state text COLLATE "C" NOT NULL,
+	attempts integer NOT NULL,
+	next_at timestamptz NOT NULL,
+	last_error text,
+	CONSTRAINT request_waiting_state_check CHECK (state IN ('pending', 'retry', 'dead'))
+);
+
+CREATE INDEX request_waiting_idx ON evinbox_internal.request_waiting (endpoint_id, next_at) WHERE state <> 'dead';
+
+-- All requests that this snapshot shows are done with, or are waiting (one row).
+CREATE TABLE evinbox_internal.courier (done pg_snapshot NOT NULL);
+
+------------------------------------------------------------------------------
 -- Coming and going
 ------------------------------------------------------------------------------
 
