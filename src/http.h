@@ -71,7 +71,7 @@ typedef struct EviHttpResult
 	double		tls_ms;
 	double		first_byte_ms;
 	double		total_ms;
-	const char *address;		/* that it was connected to, or NULL */
+	const char *address;		/* that it was connected to, or tried to be; or NULL */
 	const char *answer;			/* the first EVI_HTTP_KEPT_ANSWER bytes */
 	size_t		answer_length;
 } EviHttpResult;
