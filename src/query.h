@@ -18,7 +18,7 @@ typedef struct EviQuery
 	const char *sql;			/* names schema-qualified, operators too */
 	int			expected;		/* the SPI_OK_* code */
 	int			nargs;
-	Oid			argtypes[10];
+	Oid			argtypes[20];
 	SPIPlanPtr	plan;			/* kept by evi_query_run() */
 } EviQuery;
 

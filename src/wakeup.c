@@ -54,6 +54,13 @@ evi_wakeup_coordinator(void)
 	note(&wake_coordinator);
 }
 
+/* there may be something to send from this database */
+void
+evi_wakeup_courier(void)
+{
+	evi_wakeup_coordinator();
+}
+
 /* what all databases share has changed, such as roles */
 void
 evi_wakeup_everybody(void)
