@@ -17,9 +17,11 @@
 
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 #include "blank.h"
 #include "event.h"
+#include "fetch.h"
 #include "query.h"
 #include "relation.h"
 #include "request.h"
@@ -29,6 +31,8 @@ static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijkl
 
 static int32 rule_id = 0;
 static uint64 rule_changes = 0;
+
+static void refuse_erased(int64 event_id);
 
 void
 evi_request_set_rule(int32 inbox_id, uint64 changes)
@@ -73,6 +77,32 @@ evi_request_make_id(char *message_id)
 	message_id[made] = '\0';
 }
 
+/*
+ * A rule's own code may have made something of an event that was erased
+ * meanwhile. It is called again, with what is left.
+ */
+static void
+refuse_erased(int64 event_id)
+{
+	EviBatch   *batch;
+	HeapTupleData tuple;
+	int			fetched;
+
+	if (!evi_request_is_outdated())
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	batch = evi_fetch_batch(&event_id, 1, GetActiveSnapshot(), &fetched);
+	if (batch->count > 0)
+	{
+		tuple = evi_batch_tuple(batch, 0);
+		if (evi_blank_is(&tuple, batch->desc))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("event " INT64_FORMAT " was erased while it was handled", event_id)));
+	}
+	PopActiveSnapshot();
+}
+
 /* Returns its id. */
 int64
 evi_request_add(const EviRequest *request)
@@ -104,6 +134,8 @@ evi_request_add(const EviRequest *request)
 		evi_request_make_id(message_id);
 	if (event_id != 0)
 		evi_blank_lock(ShareLock);
+	if (event_id != 0 && request->event_id == 0)
+		refuse_erased(event_id);
 
 	memset(nulls, ' ', sizeof(nulls));
 	args[0] = CStringGetTextDatum(request->kind);

@@ -1,5 +1,14 @@
 -- E-mails: what is queued, and what is refused. Whether they are sent is a matter of the server's settings.
 \set SHOW_CONTEXT never
+-- nothing is to be sent
+LOAD 'evinbox';
+ALTER SYSTEM SET evinbox.enabled = off;
+SELECT pg_reload_conf();
+\set ECHO none
+SELECT 'DO $$ BEGIN IF current_setting(''evinbox.enabled'')::boolean THEN PERFORM pg_sleep(0.01); END IF; END $$'
+	FROM generate_series(1, 1000) \gexec
+\set ECHO all
+SHOW evinbox.enabled;
 SET client_min_messages = error;
 CREATE EXTENSION evinbox;
 RESET client_min_messages;
@@ -15,19 +24,13 @@ ALTER SYSTEM SET evinbox.webhook_allow = '10.0.0.0/33';
 ALTER SYSTEM SET evinbox.webhook_log_retention = '1 min';
 SET evinbox.webhook_allow = '10.0.0.0/8';
 SET evinbox.smtp_url = '';
-ALTER SYSTEM SET evinbox.smtp_url = 'smtp://mail.example.com';
+ALTER SYSTEM SET evinbox.smtp_url = 'smtp://localhost:25';
 ALTER SYSTEM SET evinbox.smtp_sender = 'evinbox@example.com';
 SELECT pg_reload_conf();
--- this session hears of it at its next command
-DO $$
-BEGIN
-	FOR i IN 1..1000 LOOP
-		EXIT WHEN current_setting('evinbox.smtp_sender') = 'evinbox@example.com';
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END $$;
-SHOW evinbox.smtp_sender;
-\c
+\set ECHO none
+SELECT 'DO $$ BEGIN IF current_setting(''evinbox.smtp_sender'') = '''' THEN PERFORM pg_sleep(0.01); END IF; END $$'
+	FROM generate_series(1, 1000) \gexec
+\set ECHO all
 SHOW evinbox.smtp_sender;
 
 INSERT INTO evinbox.inbox (name, handler, dispatch, config) VALUES ('x', 'evinbox.mail', 'scheduled', '{}');
@@ -71,4 +74,5 @@ DROP EXTENSION evinbox;
 DROP FUNCTION record(text);
 ALTER SYSTEM RESET evinbox.smtp_url;
 ALTER SYSTEM RESET evinbox.smtp_sender;
+ALTER SYSTEM RESET evinbox.enabled;
 SELECT pg_reload_conf();
