@@ -33,8 +33,12 @@
 #define MAX_RECIPIENTS 100
 #define MAX_SUBJECT 998
 
-/* of text in one encoded word: "=?UTF-8?B?" and "?=" leave 63 of 75 characters */
+/*
+ * Of text in one encoded word: "=?UTF-8?B?" and "?=" leave 63 of 75 characters,
+ * and a line has 76. The first one has the header's name before it.
+ */
 #define WORD_BYTES 45
+#define FIRST_WORD_BYTES 36
 
 PG_FUNCTION_INFO_V1(evinbox_mail);
 
@@ -198,10 +202,11 @@ append_subject(StringInfo out, const char *subject)
 	text = pg_server_to_any(subject, strlen(subject), PG_UTF8);
 	for (const char *word = text; *word;)
 	{
+		int			most = word == text ? FIRST_WORD_BYTES : WORD_BYTES;
 		int			length = 0;
 
 		/* characters stay whole */
-		while (word[length] && length + pg_encoding_mblen(PG_UTF8, word + length) <= WORD_BYTES)
+		while (word[length] && length + pg_encoding_mblen(PG_UTF8, word + length) <= most)
 			length += pg_encoding_mblen(PG_UTF8, word + length);
 		appendStringInfo(out, "%s=?UTF-8?B?", word == text ? "" : "\r\n ");
 		append_base64(out, word, length);

@@ -25,13 +25,13 @@ GRANT EXECUTE ON FUNCTION evinbox.run, evinbox.webhook,
 	evinbox.test_endpoint, evinbox.resend, evinbox.recover TO regress_evinbox_users;
 GRANT CREATE ON SCHEMA public TO regress_evinbox_users;
 CREATE VIEW queued AS
-SELECT r.id, p.name AS endpoint, r.owner_id::regrole AS owner, i.name AS inbox, r.event_id, method, url, r.headers, content_type, is_signed,
+SELECT r.id, p.name AS endpoint, r.owner_id::regrole AS owner, i.name AS inbox, r.event_id, method, r.url, r.headers, content_type, is_signed,
 	message_id ~ '^msg_[0-9A-Za-z]{27}$' AS message_id
 FROM evinbox_internal.request r LEFT JOIN evinbox.endpoint p ON p.id = r.endpoint_id LEFT JOIN evinbox.inbox i ON i.id = r.inbox_id
 ORDER BY r.id;
 -- bodies, with times that are always the same
 CREATE VIEW bodies AS
-SELECT r.id, p.name AS endpoint, regexp_replace(body, '"(occurred_at|recorded_at|timestamp|time)":"202[1-9][-0-9:T.]+Z"', '"\1":"..."', 'g') AS body
+SELECT r.id, p.name AS endpoint, regexp_replace(replace(body, 'test-20', '20'), '"(id|occurred_at|recorded_at|timestamp|time)":"202[1-9][-0-9:T.]+Z"', '"\1":"..."', 'g') AS body
 FROM evinbox_internal.request r LEFT JOIN evinbox.endpoint p ON p.id = r.endpoint_id ORDER BY r.id;
 
 \c - regress_evinbox_anna
@@ -164,7 +164,7 @@ SELECT min(id) AS id FROM evinbox_internal.request \gset
 INSERT INTO evinbox_internal.webhook_attempt (request_id, number, endpoint_id, owner_id, started_at, outcome, status, error, answer)
 	SELECT r.id, n.number, r.endpoint_id, r.owner_id, now() - n.ago::interval, n.outcome, n.status, n.error, 'answer'
 	FROM (VALUES (0, 1, '9 min', 'retry', 500, 'failed'), (0, 2, '8 min', 'delivered', 200, NULL), (1, 1, '7 min', 'retry', NULL, 'no route'),
-		(2, 1, '6 min', 'dead', 410, 'gone'), (4, 1, '5 min', 'delivered', 200, NULL), (4, 2, '61 min', 'retry', 500, NULL),
+		(2, 1, '6 min', 'dead', 410, 'gone'), (4, 1, '61 min', 'retry', 500, NULL), (4, 2, '5 min', 'delivered', 200, NULL),
 		(5, 1, '4 min', 'retry', 503, 'busy')) n (k, number, ago, outcome, status, error)
 		JOIN evinbox_internal.request r ON r.id = :id + n.k;
 INSERT INTO evinbox_internal.request_waiting
@@ -178,7 +178,7 @@ SELECT name, state, waiting, dead, delivered_last_hour, failed_last_hour FROM ev
 \c - regress_evinbox_bert
 SELECT count(*) FROM evinbox.webhook_delivery;
 SELECT count(*) FROM evinbox.webhook_attempt;
-SELECT name FROM evinbox.endpoint_status;
+SELECT name FROM evinbox.endpoint_status ORDER BY name;
 SELECT evinbox.resend(:id);
 SELECT evinbox.recover('all', '-infinity');
 
@@ -191,7 +191,7 @@ SELECT a.message_id = b.message_id AS same_message, a.state, b.state FROM evinbo
 SELECT evinbox.recover('all', 'infinity');
 SELECT evinbox.recover('all', '-infinity');
 SELECT evinbox.recover('all', '-infinity');
-SELECT count(DISTINCT message_id), count(*) FROM evinbox.webhook_delivery WHERE endpoint = 'all' AND last_error IS DISTINCT FROM 'x';
+SELECT count(DISTINCT message_id), count(*) FROM evinbox.webhook_delivery WHERE endpoint = 'all';
 SELECT name, dead FROM evinbox.endpoint_status WHERE name = 'all';
 SELECT evinbox.recover('off', '-infinity');
 SELECT evinbox.recover('none', '-infinity');
