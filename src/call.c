@@ -172,7 +172,7 @@ call_http(FunctionCallInfo fcinfo, const char *body)
 	if (!PG_ARGISNULL(ARG_HEADERS))
 	{
 		request.headers = PG_GETARG_JSONB_P(ARG_HEADERS);
-		evi_headers_check(request.headers);
+		evi_headers_check(request.headers, false);
 	}
 	if (body && !PG_ARGISNULL(ARG_CONTENT_TYPE))
 	{

@@ -161,7 +161,7 @@ check_values(const EviRow *row)
 	evi_row_check_list(row, Anum_endpoint_subject_types);
 	evi_row_check_list(row, Anum_endpoint_actions);
 	check_format(row);
-	evi_headers_check(DatumGetJsonbP(row->values[Anum_endpoint_headers - 1]));
+	evi_headers_check(DatumGetJsonbP(row->values[Anum_endpoint_headers - 1]), true);
 	evi_row_check_limits(row, limits, lengthof(limits));
 	check_times(row);
 	check_retries(row);

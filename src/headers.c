@@ -26,12 +26,15 @@ static const char *const reserved[] = {
 	"http2-settings", "proxy-", "webhook-", "svix-",
 };
 
-static void check_name(const char *name, int length);
-static bool is_reserved(const char *name, int length);
+/* of one call, and not of all that go to an endpoint */
+static const char *const passing[] = {"traceparent", "tracestate"};
 
-/* an object of strings */
+static void check_name(const char *name, int length);
+static bool is_in(const char *name, int length, const char *const *list, int count);
+
+/* an object of strings, for one call or for all of an endpoint */
 void
-evi_headers_check(Jsonb *headers)
+evi_headers_check(Jsonb *headers, bool is_for_all)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -52,6 +55,10 @@ evi_headers_check(Jsonb *headers)
 		{
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 			check_name(name, value.val.string.len);
+			if (is_for_all && is_in(name, value.val.string.len, passing, lengthof(passing)))
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("header \"%s\" cannot be the same for all calls", name)));
 			bytes += value.val.string.len;
 			count++;
 		}
@@ -97,21 +104,21 @@ check_name(const char *name, int length)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is not the name of a header", name),
 				 errdetail("It may have up to %d letters, digits and dashes of ASCII.", MAX_NAME)));
-	if (is_reserved(name, length))
+	if (is_in(name, length, reserved, lengthof(reserved)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("header \"%s\" is set by evinbox", name)));
 }
 
 static bool
-is_reserved(const char *name, int length)
+is_in(const char *name, int length, const char *const *list, int count)
 {
-	for (int i = 0; i < lengthof(reserved); i++)
+	for (int i = 0; i < count; i++)
 	{
-		int			prefix = strlen(reserved[i]);
+		int			prefix = strlen(list[i]);
 
-		if (pg_strncasecmp(name, reserved[i], prefix) == 0 &&
-			(length == prefix || reserved[i][prefix - 1] == '-'))
+		if (pg_strncasecmp(name, list[i], prefix) == 0 &&
+			(length == prefix || list[i][prefix - 1] == '-'))
 			return true;
 	}
 	return false;

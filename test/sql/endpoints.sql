@@ -62,7 +62,7 @@ SELECT h, endpoint('https://example.com', 'headers=' || quote_literal(h)) FROM u
 	'{"x": "ä"}', '{"ä": "x"}', '{"x": "\u007f"}', '{"x": "a\tb"}', '{"Host": "x"}', '{"content-length": "1"}', '{"Content-Type": "x"}',
 	'{"Transfer-Encoding": "chunked"}', '{"CONNECTION": "close"}', '{"webhook-id": "x"}', '{"Webhook-Signature": "x"}',
 	'{"svix-id": "x"}', '{"User-Agent": "x"}', '{"Expect": "x"}', '{"proxy-authorization": "x"}', '{"hostess": "x"}',
-	'{"te": "x"}', '{"tea": "x"}']) h;
+	'{"te": "x"}', '{"tea": "x"}', '{"Traceparent": "x"}']) h;
 SELECT endpoint('https://example.com', format('headers=%L', (SELECT json_object_agg('x' || i, 'y') FROM generate_series(1, 51) i)));
 SELECT endpoint('https://example.com', format('headers=%L', json_build_object('x', repeat('y', 8192))));
 SELECT endpoint('https://example.com', format('headers=%L', json_build_object(repeat('x', 101), 'y')));

@@ -127,7 +127,7 @@ DELETE FROM evinbox_internal.request;
 -- by hand
 \c - regress_evinbox_anna
 SELECT evinbox.http_request('https://localhost/x', '{"a": 1}'::jsonb) IS NOT NULL AS queued;
-SELECT evinbox.http_request('https://localhost/x', 'text', '{"X-Y": "z"}', 'put') IS NOT NULL AS queued;
+SELECT evinbox.http_request('https://localhost/x', 'text', '{"X-Y": "z", "traceparent": "x"}', 'put') IS NOT NULL AS queued;
 SELECT evinbox.http_request('https://localhost/x', NULL, method => 'GET') IS NOT NULL AS queued;
 SELECT evinbox.http_request('https://localhost/x', 'a=b', NULL, content_type => 'application/x-www-form-urlencoded') IS NOT NULL AS queued;
 SELECT evinbox.http_request('all', '{}'::jsonb) IS NOT NULL AS queued;
