@@ -176,7 +176,10 @@ store_secret(const EviTarget *target, const char *kind, bytea *secret)
 
 	evi_query_open();
 	evi_section_enter(&section);
-	(void) evi_query_run(&touch, args, NULL, 0);
+	if (evi_query_run(&touch, args, NULL, 0) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("endpoint \"%s\" does not exist any more", target->name)));
 	(void) evi_query_run(&expire, args, NULL, 0);
 	(void) evi_query_run(&delete, args, NULL, 0);
 	(void) evi_query_run(&insert, args, NULL, 0);
