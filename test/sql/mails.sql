@@ -21,7 +21,6 @@ ALTER SYSTEM SET evinbox.smtp_url = 'smtp://user:password@mail.example.com';
 ALTER SYSTEM SET evinbox.smtp_sender = 'nobody';
 ALTER SYSTEM SET evinbox.smtp_sender = E'a@b\r\nBcc: c';
 ALTER SYSTEM SET evinbox.webhook_allow = '10.0.0.0/33';
-ALTER SYSTEM SET evinbox.webhook_log_retention = '1 min';
 SET evinbox.webhook_allow = '10.0.0.0/8';
 SET evinbox.smtp_url = '';
 ALTER SYSTEM SET evinbox.smtp_url = 'smtp://localhost:25';
