@@ -35,6 +35,17 @@ MODULE_big = evinbox
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 PGFILEDESC = "evinbox - domain events, dispatched to inboxes"
 
+# What calls the outside is a library of its own, which couriers load: nobody
+# else has libcurl in their process.
+HTTP_OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/http/*.c)))
+HTTP_LIBRARY = evinbox_http$(DLSUFFIX)
+HTTP_LIBS ?= -lcurl -lcrypto
+
+# A program that the tests have that library do things with.
+HTTP_DRIVER = test/http/driver
+
+EXTRA_CLEAN = $(HTTP_LIBRARY) $(HTTP_OBJS) $(HTTP_DRIVER)
+
 EXTENSION = evinbox
 DATA = $(sort $(wildcard sql/evinbox--*.sql))
 
@@ -63,5 +74,33 @@ override PROVE_FLAGS += -I test/perl
 
 # PGXS tracks no headers.
 $(OBJS): $(wildcard src/*.h)
+$(HTTP_OBJS): $(wildcard src/http/*.h) src/http.h
+
+# PGXS builds one library.  The server loads all into one space of names, so
+# this one keeps to itself what it does not have to show.
+$(HTTP_OBJS): override CFLAGS += -fvisibility=hidden
+
+$(HTTP_LIBRARY): $(HTTP_OBJS)
+	$(LINK.shared) -o $@ $(HTTP_OBJS) $(LDFLAGS) $(LDFLAGS_SL) $(HTTP_LIBS)
+
+all: $(HTTP_LIBRARY)
+
+install: install-http
+
+install-http: all installdirs
+	$(INSTALL_SHLIB) $(HTTP_LIBRARY) '$(DESTDIR)$(pkglibdir)/'
+
+uninstall: uninstall-http
+
+uninstall-http:
+	rm -f '$(DESTDIR)$(pkglibdir)/$(HTTP_LIBRARY)'
+
+# It has a resolver of its own, which the library's libcurl has to find in it.
+$(HTTP_DRIVER): $(HTTP_DRIVER).c src/address.c src/address.h src/http.h
+	$(CC) $(CFLAGS) $(CPPFLAGS) -rdynamic -o $@ $(HTTP_DRIVER).c src/address.c -ldl
+
+installcheck: $(HTTP_DRIVER)
+
+.PHONY: install-http uninstall-http
 
 endif

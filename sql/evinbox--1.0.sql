@@ -295,26 +295,24 @@ CREATE FUNCTION evinbox_internal.refuse_replicated() RETURNS trigger
 AS 'MODULE_PATHNAME', 'evinbox_refuse_replicated'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-DO $$
-DECLARE
-	relation regclass;
+CREATE FUNCTION evinbox_internal.refuse_replicated_into(relation regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+AS $$
 BEGIN
-	FOR relation IN
-		SELECT c.oid FROM pg_catalog.pg_class c
-		WHERE c.relkind = 'r' AND (c.relnamespace = 'evinbox_internal'::regnamespace
-			OR c.oid IN ('evinbox.inbox'::regclass, 'evinbox.delivery'::regclass))
-	LOOP
-		EXECUTE pg_catalog.format(
-			'CREATE TRIGGER refuse_replicated BEFORE INSERT OR UPDATE OR DELETE ON %s'
-			' FOR EACH ROW EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
-		EXECUTE pg_catalog.format(
-			'CREATE TRIGGER refuse_replicated_truncate BEFORE TRUNCATE ON %s'
-			' FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
-		EXECUTE pg_catalog.format(
-			'ALTER TABLE %s ENABLE REPLICA TRIGGER refuse_replicated,'
-			' ENABLE REPLICA TRIGGER refuse_replicated_truncate', relation);
-	END LOOP;
+	EXECUTE pg_catalog.format(
+		'CREATE TRIGGER refuse_replicated BEFORE INSERT OR UPDATE OR DELETE ON %s'
+		' FOR EACH ROW EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
+	EXECUTE pg_catalog.format(
+		'CREATE TRIGGER refuse_replicated_truncate BEFORE TRUNCATE ON %s'
+		' FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.refuse_replicated()', relation);
+	EXECUTE pg_catalog.format(
+		'ALTER TABLE %s ENABLE REPLICA TRIGGER refuse_replicated,'
+		' ENABLE REPLICA TRIGGER refuse_replicated_truncate', relation);
 END $$;
+
+SELECT evinbox_internal.refuse_replicated_into(c.oid) FROM pg_catalog.pg_class c
+WHERE c.relkind = 'r' AND (c.relnamespace = 'evinbox_internal'::regnamespace
+	OR c.oid IN ('evinbox.inbox'::regclass, 'evinbox.delivery'::regclass));
 
 CREATE FUNCTION evinbox_internal.claim_database() RETURNS void
 AS 'MODULE_PATHNAME', 'evinbox_claim_database'
@@ -855,6 +853,382 @@ COMMENT ON FUNCTION evinbox.state_at(text, text, timestamptz)
 	IS 'A subject as it was then: the newest snapshot of its events up to that time';
 
 ------------------------------------------------------------------------------
+-- Calls to the outside
+------------------------------------------------------------------------------
+
+CREATE TABLE evinbox.endpoint (
+	name text COLLATE "C" NOT NULL,
+	owner name NOT NULL DEFAULT CURRENT_USER,
+	url text NOT NULL,
+	scope text COLLATE "C",
+	subject_types text[] COLLATE "C",
+	actions text[] COLLATE "C",
+	format text COLLATE "C" NOT NULL DEFAULT 'standard',
+	template text,
+	headers jsonb NOT NULL DEFAULT '{}',
+	enabled boolean NOT NULL DEFAULT true,
+	timeout interval NOT NULL DEFAULT '15 seconds',
+	max_in_flight integer NOT NULL DEFAULT 10,
+	rate integer,
+	rate_per interval NOT NULL DEFAULT '1 second',
+	retries interval[] NOT NULL DEFAULT '{5 s,30 s,2 min,10 min,30 min,2 h,5 h,10 h,24 h}',
+	max_attempts integer NOT NULL DEFAULT 12,
+	rotation interval NOT NULL DEFAULT '24 hours',
+	disable_after interval NOT NULL DEFAULT '5 days',
+	disabled_reason text,
+	id integer GENERATED ALWAYS AS IDENTITY,
+	owner_id oid NOT NULL DEFAULT 0,
+	CONSTRAINT endpoint_pkey PRIMARY KEY (name),
+	CONSTRAINT endpoint_id_key UNIQUE (id)
+);
+
+COMMENT ON TABLE evinbox.endpoint IS 'Where webhooks go';
+COMMENT ON COLUMN evinbox.endpoint.name IS 'What it is called by; may be changed';
+COMMENT ON COLUMN evinbox.endpoint.owner IS 'The role whose rules may send to it';
+COMMENT ON COLUMN evinbox.endpoint.url IS 'Where to; https, unless evinbox.webhook_allow_http is on';
+COMMENT ON COLUMN evinbox.endpoint.scope IS 'Events of this scope; NULL for all';
+COMMENT ON COLUMN evinbox.endpoint.subject_types IS 'Events of these subject types; NULL for all';
+COMMENT ON COLUMN evinbox.endpoint.actions IS 'Events with these actions; NULL for all';
+COMMENT ON COLUMN evinbox.endpoint.format IS 'Of the body: ''standard'' (Standard Webhooks), ''cloudevents'', ''slack''';
+COMMENT ON COLUMN evinbox.endpoint.template IS 'The text of format ''slack'', as in evinbox.template; NULL for that of describe()';
+COMMENT ON COLUMN evinbox.endpoint.headers IS 'Further headers: {"name": "value"}';
+COMMENT ON COLUMN evinbox.endpoint.enabled IS 'False: nothing new is sent to it, and what waits for it goes on waiting';
+COMMENT ON COLUMN evinbox.endpoint.timeout IS 'Of one attempt, from its start to the end of the answer';
+COMMENT ON COLUMN evinbox.endpoint.max_in_flight IS 'So many attempts at once, at the most';
+COMMENT ON COLUMN evinbox.endpoint.rate IS 'So many attempts in rate_per, at the most; NULL for no limit';
+COMMENT ON COLUMN evinbox.endpoint.rate_per IS 'See rate';
+COMMENT ON COLUMN evinbox.endpoint.retries IS 'Waits after the first, second, ... failed attempt; the last one is repeated';
+COMMENT ON COLUMN evinbox.endpoint.max_attempts IS 'How often a delivery is tried before it is dead';
+COMMENT ON COLUMN evinbox.endpoint.rotation IS 'How long the former secret still signs after a new one was set';
+COMMENT ON COLUMN evinbox.endpoint.disable_after IS 'An endpoint that has failed for so long, without a success, is disabled; 0 for never';
+COMMENT ON COLUMN evinbox.endpoint.disabled_reason IS 'Why evinbox has disabled it';
+COMMENT ON COLUMN evinbox.endpoint.id IS 'Set by evinbox; stays when the endpoint is renamed';
+COMMENT ON COLUMN evinbox.endpoint.owner_id IS 'The owner''s OID: endpoints follow a role that is renamed; set by evinbox';
+
+-- Which of an owner's may want an event, by its scope.
+CREATE INDEX endpoint_owner_idx ON evinbox.endpoint (owner_id, scope);
+
+-- The current one of an endpoint has no end.
+CREATE TABLE evinbox_internal.endpoint_secret (
+	endpoint_id integer NOT NULL REFERENCES evinbox.endpoint (id) ON DELETE CASCADE,
+	kind text COLLATE "C" NOT NULL,
+	secret bytea NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	expires_at timestamptz,
+	CONSTRAINT endpoint_secret_kind_check CHECK (kind IN ('v1', 'v1a'))
+);
+
+CREATE INDEX endpoint_secret_idx ON evinbox_internal.endpoint_secret (endpoint_id);
+
+-- What couriers find out about endpoints that fail; no row for those that do not.
+CREATE TABLE evinbox_internal.endpoint_state (
+	endpoint_id integer PRIMARY KEY REFERENCES evinbox.endpoint (id) ON DELETE CASCADE,
+	failures integer NOT NULL,
+	failing_since timestamptz NOT NULL,
+	closed_until timestamptz
+);
+
+-- Calls to be made, never changed, and dropped by the day. Which of them a courier
+-- has not seen, it finds by xid, as runners do in the outbox. One without a body
+-- was of an event that is erased; it is not made any more.
+CREATE TABLE evinbox_internal.request (
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+	kind text COLLATE "C" NOT NULL,
+	endpoint_id integer,
+	owner_id oid NOT NULL,
+	inbox_id integer,
+	event_id bigint,
+	message_id text COLLATE "C" NOT NULL,
+	method text COLLATE "C" NOT NULL,
+	url text,
+	headers jsonb,
+	content_type text,
+	body text,
+	is_signed boolean NOT NULL,
+	CONSTRAINT request_kind_check CHECK (kind IN ('http', 'mail')),
+	CONSTRAINT request_pkey PRIMARY KEY (id, created_at)
+) PARTITION BY RANGE (created_at);
+
+CREATE INDEX request_xid_idx ON evinbox_internal.request (xid, id);
+CREATE INDEX request_event_idx ON evinbox_internal.request (event_id) WHERE event_id IS NOT NULL;
+CREATE TABLE evinbox_internal.request_default PARTITION OF evinbox_internal.request DEFAULT;
+
+-- What was tried, likewise.
+CREATE TABLE evinbox_internal.webhook_attempt (
+	request_id bigint NOT NULL,
+	number integer NOT NULL,
+	endpoint_id integer,
+	owner_id oid NOT NULL,
+	started_at timestamptz NOT NULL,
+	outcome text COLLATE "C" NOT NULL,
+	status integer,
+	curl_code integer,
+	error text,
+	dns_ms double precision,
+	connect_ms double precision,
+	tls_ms double precision,
+	first_byte_ms double precision,
+	total_ms double precision,
+	address text,
+	answer text,
+	CONSTRAINT webhook_attempt_outcome_check CHECK (outcome IN ('delivered', 'retry', 'dead')),
+	CONSTRAINT webhook_attempt_pkey PRIMARY KEY (request_id, number, started_at)
+) PARTITION BY RANGE (started_at);
+
+CREATE INDEX webhook_attempt_endpoint_idx ON evinbox_internal.webhook_attempt (endpoint_id, started_at);
+CREATE TABLE evinbox_internal.webhook_attempt_default PARTITION OF evinbox_internal.webhook_attempt DEFAULT;
+
+-- Requests that are not done with after their first attempt, or had to stand
+-- aside before it. Plain success leaves no row.
+CREATE TABLE evinbox_internal.request_waiting (
+	request_id bigint PRIMARY KEY,
+	created_at timestamptz NOT NULL,
+	endpoint_id integer NOT NULL,
+	state text COLLATE "C" NOT NULL,
+	attempts integer NOT NULL,
+	next_at timestamptz NOT NULL,
+	last_error text,
+	CONSTRAINT request_waiting_state_check CHECK (state IN ('pending', 'retry', 'dead'))
+);
+
+CREATE INDEX request_waiting_idx ON evinbox_internal.request_waiting (endpoint_id, next_at) WHERE state <> 'dead';
+CREATE INDEX request_waiting_dead_idx ON evinbox_internal.request_waiting (endpoint_id, created_at) WHERE state = 'dead';
+
+-- All requests that this snapshot shows are done with, or are waiting (one row).
+CREATE TABLE evinbox_internal.courier (done pg_snapshot NOT NULL);
+
+ALTER TABLE evinbox_internal.endpoint_secret REPLICA IDENTITY FULL;
+ALTER TABLE evinbox_internal.courier REPLICA IDENTITY FULL;
+SELECT evinbox_internal.refuse_replicated_into(relation) FROM pg_catalog.unnest(
+	'{evinbox.endpoint,evinbox_internal.endpoint_secret,evinbox_internal.endpoint_state,
+	evinbox_internal.request,evinbox_internal.webhook_attempt,evinbox_internal.request_waiting,
+	evinbox_internal.courier}'::regclass[]) AS relation;
+DROP FUNCTION evinbox_internal.refuse_replicated_into(regclass);
+
+CREATE FUNCTION evinbox_internal.endpoint_check() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_endpoint_check'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.endpoint_check_delete() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_endpoint_check_delete'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.endpoint_enabled() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_endpoint_enabled'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION evinbox_internal.endpoint_changed() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evinbox_endpoint_changed'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE TRIGGER endpoint_check BEFORE INSERT OR UPDATE ON evinbox.endpoint
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.endpoint_check();
+CREATE TRIGGER endpoint_check_delete BEFORE DELETE ON evinbox.endpoint
+	FOR EACH ROW EXECUTE FUNCTION evinbox_internal.endpoint_check_delete();
+CREATE TRIGGER endpoint_enabled AFTER UPDATE ON evinbox.endpoint
+	FOR EACH ROW WHEN (NEW.enabled AND NOT OLD.enabled) EXECUTE FUNCTION evinbox_internal.endpoint_enabled();
+CREATE TRIGGER endpoint_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON evinbox.endpoint
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.endpoint_changed();
+CREATE TRIGGER endpoint_secret_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON evinbox_internal.endpoint_secret
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.endpoint_changed();
+ALTER TABLE evinbox.endpoint ENABLE ALWAYS TRIGGER endpoint_changed;
+CREATE TRIGGER endpoint_owners_changed AFTER INSERT OR UPDATE OF owner OR DELETE ON evinbox.endpoint
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.inbox_owners_changed();
+CREATE TRIGGER endpoint_owners_truncated AFTER TRUNCATE ON evinbox.endpoint
+	FOR EACH STATEMENT EXECUTE FUNCTION evinbox_internal.inbox_owners_changed();
+
+-- Others' endpoints, and the tokens in their URLs and headers, are nobody's business.
+ALTER TABLE evinbox.endpoint ENABLE ROW LEVEL SECURITY;
+CREATE POLICY endpoint_of_own_roles ON evinbox.endpoint
+	USING (pg_catalog.pg_has_role(owner_id, 'MEMBER'));
+
+CREATE FUNCTION evinbox.set_endpoint_secret(name text, secret text DEFAULT NULL) RETURNS text
+AS 'MODULE_PATHNAME', 'evinbox_set_endpoint_secret'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.set_endpoint_secret(text, text)
+	IS 'Gives an endpoint a secret to sign with, beside its former one for a while; makes one and returns it if none is given';
+
+CREATE FUNCTION evinbox.webhook(event evinbox.event, config jsonb) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_webhook'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.webhook(evinbox.event, jsonb)
+	IS 'A rule''s handler: sends the event to the endpoint of the rule''s config, or to all of the owner''s that want it';
+
+CREATE FUNCTION evinbox.mail(event evinbox.event, config jsonb) RETURNS void
+AS 'MODULE_PATHNAME', 'evinbox_mail'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.mail(evinbox.event, jsonb)
+	IS 'A rule''s handler: sends the e-mail that the function of the rule''s config makes of the event';
+
+CREATE FUNCTION evinbox.http_request(
+	target text, body jsonb, headers jsonb DEFAULT '{}',
+	method text DEFAULT 'POST', content_type text DEFAULT 'application/json')
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_http_request_jsonb'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.http_request(text, jsonb, jsonb, text, text)
+	IS 'Has a URL, or an endpoint of that name, called once the transaction is committed; returns the delivery''s id';
+
+CREATE FUNCTION evinbox.http_request(
+	target text, body text, headers jsonb DEFAULT '{}',
+	method text DEFAULT 'POST', content_type text DEFAULT 'text/plain; charset=utf-8')
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_http_request_text'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.http_request(text, text, jsonb, text, text)
+	IS 'Has a URL, or an endpoint of that name, called once the transaction is committed; returns the delivery''s id';
+
+CREATE FUNCTION evinbox.test_endpoint(name text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_test_endpoint'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.test_endpoint(text)
+	IS 'Sends a message of type evinbox.test to an endpoint; returns the delivery''s id';
+
+CREATE FUNCTION evinbox.resend(delivery bigint) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_resend'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.resend(bigint)
+	IS 'Sends what a delivery was about once more, as the same message; returns the new delivery''s id';
+
+CREATE FUNCTION evinbox.recover(endpoint text, since timestamptz) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evinbox_recover'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evinbox.recover(text, timestamptz)
+	IS 'Sends all once more to an endpoint that were queued since then and are dead; returns how many';
+
+-- One row a request that is still on record.
+CREATE VIEW evinbox.webhook_delivery WITH (security_barrier) AS
+SELECT r.id,
+	r.kind,
+	p.name AS endpoint,
+	COALESCE(o.rolname, p.owner) AS owner,
+	i.name AS inbox,
+	r.event_id,
+	r.message_id,
+	r.created_at,
+	CASE
+		WHEN w.state IS NOT NULL THEN w.state
+		WHEN a.outcome = 'delivered' THEN 'delivered'
+		WHEN a.outcome = 'dead' THEN 'dead'
+		ELSE 'pending'
+	END AS state,
+	COALESCE(w.attempts, a.number, 0) AS attempts,
+	CASE WHEN w.state <> 'dead' THEN w.next_at END AS next_at,
+	a.started_at AS last_attempt_at,
+	a.status AS last_status,
+	COALESCE(w.last_error, a.error) AS last_error
+FROM evinbox_internal.request r
+	LEFT JOIN evinbox.endpoint p ON p.id = r.endpoint_id
+	LEFT JOIN evinbox.inbox i ON i.id = r.inbox_id
+	LEFT JOIN pg_catalog.pg_roles o ON o.oid = r.owner_id
+	LEFT JOIN evinbox_internal.request_waiting w ON w.request_id = r.id
+	LEFT JOIN LATERAL (
+		SELECT t.number, t.started_at, t.outcome, t.status, t.error
+		FROM evinbox_internal.webhook_attempt t
+		WHERE t.request_id = r.id
+		ORDER BY t.number DESC, t.started_at DESC LIMIT 1) a ON true
+WHERE pg_catalog.pg_has_role(r.owner_id, 'MEMBER') OR pg_catalog.pg_has_role('pg_monitor', 'MEMBER');
+
+COMMENT ON VIEW evinbox.webhook_delivery IS 'Calls and mails of one''s roles, or all for pg_monitor: whether they have arrived';
+COMMENT ON COLUMN evinbox.webhook_delivery.kind IS '''http'' or ''mail''';
+COMMENT ON COLUMN evinbox.webhook_delivery.endpoint IS 'NULL for a mail, and for a call of a URL';
+COMMENT ON COLUMN evinbox.webhook_delivery.inbox IS 'The rule that it is from, if it is';
+COMMENT ON COLUMN evinbox.webhook_delivery.event_id IS 'The event that was handled then, if there was one';
+COMMENT ON COLUMN evinbox.webhook_delivery.message_id IS 'What the receiver sees as webhook-id: the same for all attempts, and when it is sent again';
+COMMENT ON COLUMN evinbox.webhook_delivery.created_at IS 'The time of the transaction that it was queued in';
+COMMENT ON COLUMN evinbox.webhook_delivery.state IS 'pending, retry, delivered or dead';
+COMMENT ON COLUMN evinbox.webhook_delivery.attempts IS 'How many were made';
+COMMENT ON COLUMN evinbox.webhook_delivery.next_at IS 'When it is tried the next time, at the earliest';
+COMMENT ON COLUMN evinbox.webhook_delivery.last_status IS 'What was answered to the last attempt, e.g. 500; NULL if nothing was';
+COMMENT ON COLUMN evinbox.webhook_delivery.last_error IS 'Why the last attempt has failed';
+
+CREATE VIEW evinbox.webhook_attempt WITH (security_barrier) AS
+SELECT a.request_id AS delivery,
+	a.number,
+	p.name AS endpoint,
+	a.started_at,
+	a.outcome,
+	a.status,
+	a.curl_code,
+	a.error,
+	a.dns_ms,
+	a.connect_ms,
+	a.tls_ms,
+	a.first_byte_ms,
+	a.total_ms,
+	a.address,
+	a.answer
+FROM evinbox_internal.webhook_attempt a
+	LEFT JOIN evinbox.endpoint p ON p.id = a.endpoint_id
+WHERE pg_catalog.pg_has_role(a.owner_id, 'MEMBER') OR pg_catalog.pg_has_role('pg_monitor', 'MEMBER');
+
+COMMENT ON VIEW evinbox.webhook_attempt IS 'What was tried for deliveries of one''s roles, or all for pg_monitor; kept for evinbox.webhook_log_retention';
+COMMENT ON COLUMN evinbox.webhook_attempt.delivery IS 'The id of the delivery';
+COMMENT ON COLUMN evinbox.webhook_attempt.number IS 'Which attempt it was';
+COMMENT ON COLUMN evinbox.webhook_attempt.outcome IS 'delivered; retry (it has failed, and is tried again); dead (it has failed, and is not)';
+COMMENT ON COLUMN evinbox.webhook_attempt.status IS 'What was answered, e.g. 200; NULL if nothing was';
+COMMENT ON COLUMN evinbox.webhook_attempt.curl_code IS 'libcurl''s code for the error; 0 if there was an answer';
+COMMENT ON COLUMN evinbox.webhook_attempt.error IS 'What went wrong';
+COMMENT ON COLUMN evinbox.webhook_attempt.dns_ms IS 'Milliseconds from the start until the name was looked up; NULL if it was not, and so on';
+COMMENT ON COLUMN evinbox.webhook_attempt.connect_ms IS 'Until the connection was made';
+COMMENT ON COLUMN evinbox.webhook_attempt.tls_ms IS 'Until TLS was agreed on';
+COMMENT ON COLUMN evinbox.webhook_attempt.first_byte_ms IS 'Until the answer began';
+COMMENT ON COLUMN evinbox.webhook_attempt.total_ms IS 'Until the end';
+COMMENT ON COLUMN evinbox.webhook_attempt.address IS 'The address that was connected to';
+COMMENT ON COLUMN evinbox.webhook_attempt.answer IS 'The first 4 kB of it';
+
+-- Counting stops at 10,000 rows, as in inbox_status.
+CREATE VIEW evinbox.endpoint_status WITH (security_barrier) AS
+SELECT p.name,
+	COALESCE(o.rolname, p.owner) AS owner,
+	CASE
+		WHEN NOT p.enabled THEN 'disabled'
+		WHEN s.closed_until > pg_catalog.clock_timestamp() THEN 'closed'
+		ELSE 'open'
+	END AS state,
+	CASE WHEN p.enabled AND s.closed_until > pg_catalog.clock_timestamp() THEN s.closed_until END AS closed_until,
+	p.disabled_reason,
+	(SELECT pg_catalog.count(*)
+		FROM (SELECT FROM evinbox_internal.request_waiting w
+			WHERE w.endpoint_id = p.id AND w.state <> 'dead' LIMIT 10000) AS x) AS waiting,
+	(SELECT pg_catalog.count(*)
+		FROM (SELECT FROM evinbox_internal.request_waiting w
+			WHERE w.endpoint_id = p.id AND w.state = 'dead' LIMIT 10000) AS x) AS dead,
+	h.delivered AS delivered_last_hour,
+	h.failed AS failed_last_hour,
+	s.failures,
+	s.failing_since,
+	EXISTS (SELECT FROM evinbox_internal.endpoint_secret k
+		WHERE k.endpoint_id = p.id AND k.expires_at IS NULL) AS has_secret
+FROM evinbox.endpoint p
+	LEFT JOIN pg_catalog.pg_roles o ON o.oid = p.owner_id
+	LEFT JOIN evinbox_internal.endpoint_state s ON s.endpoint_id = p.id
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.count(*) FILTER (WHERE x.outcome = 'delivered') AS delivered,
+			pg_catalog.count(*) FILTER (WHERE x.outcome <> 'delivered') AS failed
+		FROM (SELECT a.outcome
+			FROM evinbox_internal.webhook_attempt a
+			WHERE a.endpoint_id = p.id
+				AND a.started_at > pg_catalog.clock_timestamp() - interval '1 hour'
+			ORDER BY a.started_at DESC LIMIT 10000) x) h
+WHERE pg_catalog.pg_has_role(p.owner_id, 'MEMBER') OR pg_catalog.pg_has_role('pg_monitor', 'MEMBER');
+
+COMMENT ON VIEW evinbox.endpoint_status IS 'Each endpoint of one''s roles, or all for pg_monitor: its state, what waits for it, what fails';
+COMMENT ON COLUMN evinbox.endpoint_status.state IS 'open, closed (until closed_until, after failures), or disabled';
+COMMENT ON COLUMN evinbox.endpoint_status.closed_until IS 'Nothing is sent before then; what waits for it loses no attempts';
+COMMENT ON COLUMN evinbox.endpoint_status.disabled_reason IS 'Why evinbox has disabled it';
+COMMENT ON COLUMN evinbox.endpoint_status.waiting IS 'Deliveries that stand aside or will be tried again; 10000 stands for that many or more';
+COMMENT ON COLUMN evinbox.endpoint_status.dead IS 'Deliveries that were given up, see recover(); 10000 stands for that many or more';
+COMMENT ON COLUMN evinbox.endpoint_status.delivered_last_hour IS 'Attempts that have succeeded, of the last 10,000';
+COMMENT ON COLUMN evinbox.endpoint_status.failed_last_hour IS 'Attempts that have failed, of the last 10,000';
+COMMENT ON COLUMN evinbox.endpoint_status.failures IS 'How many attempts in a row have failed; NULL if the last one has not';
+COMMENT ON COLUMN evinbox.endpoint_status.failing_since IS 'When the first of these was';
+COMMENT ON COLUMN evinbox.endpoint_status.has_secret IS 'Whether what is sent to it is signed';
+
+------------------------------------------------------------------------------
 -- Coming and going
 ------------------------------------------------------------------------------
 
@@ -890,8 +1264,8 @@ COMMENT ON FUNCTION evinbox.dispatch_replicated(boolean)
 ------------------------------------------------------------------------------
 
 -- All that cannot be found out again; halts and attempts can, and so can the
--- two sequences of our own, which resume_after_restore() sets. Each partition of
--- evinbox.event is added when it is made.
+-- two sequences of our own, which resume_after_restore() sets. Secrets are not
+-- for a file that anybody may come by. Each partition is added when it is made.
 SELECT pg_catalog.pg_extension_config_dump('evinbox.action', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.batch', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox.batch_id_seq', '');
@@ -910,6 +1284,12 @@ SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.cursor_1', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.backlog', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.incarnation', '');
 SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.waiting', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.endpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox.endpoint_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.request_default', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.request_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.request_waiting', '');
+SELECT pg_catalog.pg_extension_config_dump('evinbox_internal.webhook_attempt_default', '');
 
 ------------------------------------------------------------------------------
 -- Privileges: nothing for PUBLIC

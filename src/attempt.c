@@ -25,6 +25,7 @@
 #include "guc.h"
 #include "query.h"
 #include "relation.h"
+#include "request.h"
 #include "session.h"
 #include "verdict.h"
 
@@ -53,6 +54,7 @@ evi_attempt_choose(EviAttempt *attempt)
 	batch = window->batch;
 	attempt->to = window->batch_to;
 	attempt->batch = batch;
+	attempt->changes = window->batch_changes;
 	attempt->nchosen = 0;
 
 	/* not beside the batch: that stays as long as an attempt comes to nothing */
@@ -155,6 +157,7 @@ evi_attempt_handle(EviAttempt *attempt)
 		evi_session_use();
 	evi_query_open();
 	guc_level = evi_search_path_set(inbox->search_path);
+	evi_request_set_rule(inbox->id, attempt->changes);
 
 	attempt->phase = EVI_PHASE_RULE;
 	start_deadline(attempt);
@@ -177,6 +180,7 @@ evi_attempt_handle(EviAttempt *attempt)
 		call_handler(attempt, &handler);
 	attempt->at = -1;
 	evi_event_set_cause(0, EVI_NO_CAUSE);
+	evi_request_set_rule(0, 0);
 
 	/* also undoes what the rule has SET */
 	attempt->phase = EVI_PHASE_OURS;

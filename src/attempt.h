@@ -37,6 +37,7 @@ typedef struct EviAttempt
 
 	/* the batch */
 	EviBatch   *batch;
+	uint64		changes;		/* of stored events, when it was read */
 	int		   *chosen;			/* indexes into the batch */
 	int			nchosen;
 	int			room;			/* so many there may be */

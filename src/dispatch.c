@@ -38,6 +38,7 @@
 #include "fetch.h"
 #include "guc.h"
 #include "outbox.h"
+#include "relation.h"
 #include "shmem.h"
 #include "unit.h"
 
@@ -168,6 +169,7 @@ evi_dispatch_retry(EviProgress *progress, bool in_worker, const EviDue *due, int
 			step = EVI_STEP_LOCKED;
 		else
 		{
+			attempt->changes = evi_relation_changes();
 			PushActiveSnapshot(GetTransactionSnapshot());
 
 			/* unless somebody was quicker */

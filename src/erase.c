@@ -77,6 +77,7 @@ static void erase_in(Erasure *erasure, const EviPartition *partition, Snapshot s
 static bool is_done(const Erasure *erasure, HeapTuple tuple, TupleDesc desc);
 static void add_id(Erasure *erasure, Datum id);
 static void blank_deliveries(Erasure *erasure);
+static void blank_requests(Datum *ids);
 static void blank_batches(text *actor);
 static void record(text *subject_type, text *subject_id, int64 touched);
 static text *digest(text *actor);
@@ -228,8 +229,45 @@ blank_deliveries(Erasure *erasure)
 	arg = PointerGetDatum(construct_array(erasure->id, erasure->nids, INT8OID, sizeof(int64),
 										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	(void) evi_query_run_latest(&update, &arg);
+	blank_requests(&arg);
 	pfree(DatumGetPointer(arg));
 	erasure->nids = 0;
+}
+
+/* A request without a body is not made any more. What was answered may quote it. */
+static void
+blank_requests(Datum *ids)
+{
+	static EviQuery updates[] = {
+		{
+			.sql = "UPDATE evinbox_internal.request_waiting w SET state = 'dead',"
+			" last_error = 'the event was erased' FROM evinbox_internal.request r"
+			" WHERE r.event_id OPERATOR(pg_catalog.=) ANY ($1)"
+			" AND w.request_id OPERATOR(pg_catalog.=) r.id",
+			.expected = SPI_OK_UPDATE,
+			.nargs = 1,
+			.argtypes = {INT8ARRAYOID},
+		},
+		{
+			.sql = "UPDATE evinbox_internal.webhook_attempt a SET error = NULL, answer = NULL"
+			" FROM evinbox_internal.request r WHERE r.event_id OPERATOR(pg_catalog.=) ANY ($1)"
+			" AND a.request_id OPERATOR(pg_catalog.=) r.id"
+			" AND (a.error IS NOT NULL OR a.answer IS NOT NULL)",
+			.expected = SPI_OK_UPDATE,
+			.nargs = 1,
+			.argtypes = {INT8ARRAYOID},
+		},
+		{
+			.sql = "UPDATE evinbox_internal.request r SET body = NULL, headers = NULL, url = NULL"
+			" WHERE r.event_id OPERATOR(pg_catalog.=) ANY ($1) AND r.body IS NOT NULL",
+			.expected = SPI_OK_UPDATE,
+			.nargs = 1,
+			.argtypes = {INT8ARRAYOID},
+		},
+	};
+
+	for (int i = 0; i < lengthof(updates); i++)
+		(void) evi_query_run_latest(&updates[i], ids);
 }
 
 /* those that somebody has begun, with what he called them */

@@ -112,6 +112,29 @@
 #define Anum_waiting_event_id 1
 #define Natts_waiting 1
 
+#define Anum_endpoint_name 1
+#define Anum_endpoint_owner 2
+#define Anum_endpoint_url 3
+#define Anum_endpoint_scope 4
+#define Anum_endpoint_subject_types 5
+#define Anum_endpoint_actions 6
+#define Anum_endpoint_format 7
+#define Anum_endpoint_template 8
+#define Anum_endpoint_headers 9
+#define Anum_endpoint_enabled 10
+#define Anum_endpoint_timeout 11
+#define Anum_endpoint_max_in_flight 12
+#define Anum_endpoint_rate 13
+#define Anum_endpoint_rate_per 14
+#define Anum_endpoint_retries 15
+#define Anum_endpoint_max_attempts 16
+#define Anum_endpoint_rotation 17
+#define Anum_endpoint_disable_after 18
+#define Anum_endpoint_disabled_reason 19
+#define Anum_endpoint_id 20
+#define Anum_endpoint_owner_id 21
+#define Natts_endpoint 21
+
 /* the lane of an inbox that replays; the others count from 0 */
 #define EVI_REPLAY_LANE (-1)
 

@@ -11,10 +11,13 @@
 
 #include <limits.h>
 
+#include "datatype/timestamp.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "address.h"
 #include "guc.h"
+#include "mailbox.h"
 
 static bool enabled = true;
 static bool installed = false;
@@ -31,6 +34,15 @@ static char *context = NULL;
 static char *scope = NULL;
 static char *batch = NULL;
 static int	actor_source = EVI_ACTOR_ANY;
+static char *webhook_allow = NULL;
+static bool webhook_allow_http = false;
+static int	webhook_log_retention_s = 7 * SECS_PER_DAY;
+static int	webhook_max_in_flight = 100;
+static char *webhook_ca_file = NULL;
+static char *smtp_url = NULL;
+static char *smtp_sender = NULL;
+static char *smtp_user = NULL;
+static char *smtp_password = NULL;
 
 static const struct config_enum_entry actor_sources[] = {
 	{"any", EVI_ACTOR_ANY, false},
@@ -38,6 +50,12 @@ static const struct config_enum_entry actor_sources[] = {
 	{"session_user", EVI_ACTOR_SESSION_USER, false},
 	{NULL, 0, false}
 };
+
+static void define_webhooks(void);
+static bool check_allow(char **value, void **extra, GucSource source);
+static bool check_smtp_url(char **value, void **extra, GucSource source);
+static bool check_smtp_sender(char **value, void **extra, GucSource source);
+static const char *or_empty(const char *value);
 
 void
 evi_guc_define(void)
@@ -116,6 +134,7 @@ evi_guc_define(void)
 							 &actor_source, EVI_ACTOR_ANY, actor_sources,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
+	define_webhooks();
 	if (process_shared_preload_libraries_in_progress)
 		DefineCustomIntVariable("evinbox.max_workers",
 								"Most background workers of evinbox beside its launcher.",
@@ -124,6 +143,96 @@ evi_guc_define(void)
 								PGC_POSTMASTER, 0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("evinbox");
+}
+
+static void
+define_webhooks(void)
+{
+	DefineCustomStringVariable("evinbox.webhook_allow",
+							   "Addresses that may be called though not everybody can reach them.",
+							   "Ranges like 10.1.0.0/16, fd00::/8, with commas between them.",
+							   &webhook_allow, "",
+							   PGC_SIGHUP, GUC_LIST_INPUT, check_allow, NULL, NULL);
+	DefineCustomBoolVariable("evinbox.webhook_allow_http",
+							 "Lets URLs be called without TLS.",
+							 NULL,
+							 &webhook_allow_http, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.webhook_log_retention",
+							"How long it is kept what was sent, and what was answered.",
+							NULL,
+							&webhook_log_retention_s, 7 * SECS_PER_DAY, SECS_PER_HOUR, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("evinbox.webhook_max_in_flight",
+							"Most calls that a database makes at once.",
+							NULL,
+							&webhook_max_in_flight, 100, 1, 1000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("evinbox.webhook_ca_file",
+							   "File with the certificates of the authorities that are trusted.",
+							   "Empty for those of the system.",
+							   &webhook_ca_file, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("evinbox.smtp_url",
+							   "Server that takes e-mails, as smtp://host:port or smtps://host:port.",
+							   "Empty: none is sent.",
+							   &smtp_url, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_smtp_url, NULL, NULL);
+	DefineCustomStringVariable("evinbox.smtp_sender",
+							   "Address that e-mails are from.",
+							   NULL,
+							   &smtp_sender, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_smtp_sender, NULL, NULL);
+	DefineCustomStringVariable("evinbox.smtp_user",
+							   "User that the server for e-mails is told.",
+							   NULL,
+							   &smtp_user, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("evinbox.smtp_password",
+							   "Password that the server for e-mails is told.",
+							   NULL,
+							   &smtp_password, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+}
+
+static bool
+check_allow(char **value, void **extra, GucSource source)
+{
+	EviAddressRange *ranges = NULL;
+	int			count;
+	const char *error;
+	bool		is_valid = evi_address_parse_ranges(*value ? *value : "", &ranges, &count, &error);
+
+	if (!is_valid)
+		GUC_check_errdetail("%s", error);
+	free(ranges);
+	return is_valid;
+}
+
+/* user and password have settings of their own, which nobody sees */
+static bool
+check_smtp_url(char **value, void **extra, GucSource source)
+{
+	const char *url = or_empty(*value);
+
+	if (url[0] == '\0')
+		return true;
+	if ((strncmp(url, "smtp://", strlen("smtp://")) == 0 ||
+		 strncmp(url, "smtps://", strlen("smtps://")) == 0) && !strpbrk(url, "@ \"<>\\^`{|}#?"))
+		return true;
+	GUC_check_errdetail("It must be like smtp://host:port or smtps://host:port.");
+	return false;
+}
+
+static bool
+check_smtp_sender(char **value, void **extra, GucSource source)
+{
+	const char *sender = or_empty(*value);
+
+	if (sender[0] == '\0' || evi_mailbox_is_valid(sender))
+		return true;
+	GUC_check_errdetail("It must be an address like name@example.com.");
+	return false;
 }
 
 bool
@@ -185,29 +294,90 @@ evi_guc_max_depth(void)
 const char *
 evi_guc_actor(void)
 {
-	return actor ? actor : "";
+	return or_empty(actor);
 }
 
 const char *
 evi_guc_context(void)
 {
-	return context ? context : "";
+	return or_empty(context);
 }
 
 const char *
 evi_guc_scope(void)
 {
-	return scope ? scope : "";
+	return or_empty(scope);
 }
 
 const char *
 evi_guc_batch(void)
 {
-	return batch ? batch : "";
+	return or_empty(batch);
 }
 
 EviActorSource
 evi_guc_actor_source(void)
 {
 	return (EviActorSource) actor_source;
+}
+
+/* these are never NULL */
+const char *
+evi_guc_webhook_allow(void)
+{
+	return or_empty(webhook_allow);
+}
+
+bool
+evi_guc_webhook_allow_http(void)
+{
+	return webhook_allow_http;
+}
+
+int
+evi_guc_webhook_log_retention_s(void)
+{
+	return webhook_log_retention_s;
+}
+
+int
+evi_guc_webhook_max_in_flight(void)
+{
+	return webhook_max_in_flight;
+}
+
+const char *
+evi_guc_webhook_ca_file(void)
+{
+	return or_empty(webhook_ca_file);
+}
+
+const char *
+evi_guc_smtp_url(void)
+{
+	return or_empty(smtp_url);
+}
+
+const char *
+evi_guc_smtp_sender(void)
+{
+	return or_empty(smtp_sender);
+}
+
+const char *
+evi_guc_smtp_user(void)
+{
+	return or_empty(smtp_user);
+}
+
+const char *
+evi_guc_smtp_password(void)
+{
+	return or_empty(smtp_password);
+}
+
+static const char *
+or_empty(const char *value)
+{
+	return value ? value : "";
 }

@@ -32,5 +32,14 @@ extern const char *evi_guc_context(void);
 extern const char *evi_guc_scope(void);
 extern const char *evi_guc_batch(void);
 extern EviActorSource evi_guc_actor_source(void);
+extern const char *evi_guc_webhook_allow(void);
+extern bool evi_guc_webhook_allow_http(void);
+extern int	evi_guc_webhook_log_retention_s(void);
+extern int	evi_guc_webhook_max_in_flight(void);
+extern const char *evi_guc_webhook_ca_file(void);
+extern const char *evi_guc_smtp_url(void);
+extern const char *evi_guc_smtp_sender(void);
+extern const char *evi_guc_smtp_user(void);
+extern const char *evi_guc_smtp_password(void);
 
 #endif							/* EVI_GUC_H */

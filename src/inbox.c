@@ -15,25 +15,19 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "parser/parse_func.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/regproc.h"
-#include "utils/syscache.h"
 
 #include "compat.h"
 #include "evinbox.h"
+#include "function.h"
 #include "inbox.h"
 #include "owner.h"
 #include "query.h"
@@ -43,10 +37,6 @@
 #define PLAN_FACTOR 10
 
 static List *load(Snapshot snapshot, Oid owner);
-static void prepare_handler(EviInbox *inbox, EviHandler *handler);
-static bool may_be_handler(Oid function);
-static Oid	owner_of(Oid function);
-static void check_function_owner(const EviInbox *inbox, Oid function);
 static SPIPlanPtr keep(const EviInbox *inbox, SPIPlanPtr plan);
 static List *count_lanes(List *owners, const EviInbox *inbox);
 static EviInbox *form_inbox(HeapTuple tuple, TupleDesc desc);
@@ -203,7 +193,7 @@ evi_inbox_prepare(EviInbox *inbox, int nevents, EviHandler *handler)
 		evi_inbox_forget_plans(inbox);
 
 	if (inbox->handler)
-		prepare_handler(inbox, handler);
+		fmgr_info(evi_function_find("handler", inbox->handler, &handler->nargs), &handler->function);
 	if (inbox->condition && !inbox->plan)
 		inbox->plan = keep(inbox, evi_condition_prepare(inbox->condition));
 	if (!inbox->statement)
@@ -221,87 +211,9 @@ evi_inbox_prepare(EviInbox *inbox, int nevents, EviHandler *handler)
 void
 evi_inbox_call(const EviInbox *inbox, EviHandler *handler, Datum event)
 {
-	LOCAL_FCINFO(fcinfo, 2);
+	bool		isnull;
 
-	InitFunctionCallInfoData(*fcinfo, &handler->function, handler->nargs, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = event;
-	fcinfo->args[0].isnull = false;
-	fcinfo->args[1].value = inbox->config;
-	fcinfo->args[1].isnull = false;
-	(void) FunctionCallInvoke(fcinfo);
-}
-
-static void
-prepare_handler(EviInbox *inbox, EviHandler *handler)
-{
-	Oid			args[2] = {get_rel_type_id(evi_relation_oid(EVI_EVENT)), JSONBOID};
-	List	   *names = stringToQualifiedNameList(inbox->handler, NULL);
-	Oid			function = InvalidOid;
-
-	/*
-	 * The one that takes the configuration, if there are both. One that a
-	 * stranger has put beside the owner's does not count.
-	 */
-	for (int nargs = 2; nargs > 0 && !may_be_handler(function); nargs--)
-	{
-		Oid			found = LookupFuncName(names, nargs, args, true);
-
-		if (OidIsValid(function) && !may_be_handler(found))
-			continue;
-		function = found;
-		handler->nargs = nargs;
-	}
-	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("handler function %s(evinbox.event) or %s(evinbox.event, jsonb) does not exist",
-						inbox->handler, inbox->handler)));
-	if (get_func_prokind(function) != PROKIND_FUNCTION || get_func_retset(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("handler \"%s\" is not a plain function", inbox->handler),
-				 errhint("It must be neither a procedure nor an aggregate nor return a set.")));
-	if (object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" may not execute handler function \"%s\"",
-						GetUserNameFromId(GetUserId(), false), inbox->handler),
-				 errhint("Use GRANT EXECUTE ON FUNCTION.")));
-	check_function_owner(inbox, function);
-	fmgr_info(function, &handler->function);
-}
-
-/* Whoever may replace the function can do whatever the rule's owner may. */
-static bool
-may_be_handler(Oid function)
-{
-	return OidIsValid(function) &&
-		(owner_of(function) == GetUserId() || superuser_arg(owner_of(function)));
-}
-
-static void
-check_function_owner(const EviInbox *inbox, Oid function)
-{
-	if (!may_be_handler(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("handler function \"%s\" belongs to role \"%s\", which is neither the rule's owner nor a superuser",
-						inbox->handler, GetUserNameFromId(owner_of(function), true)),
-				 errhint("Use ALTER FUNCTION ... OWNER TO \"%s\", or a function of that role's own that calls it.",
-						 GetUserNameFromId(GetUserId(), false))));
-}
-
-static Oid
-owner_of(Oid function)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			result;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	result = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	return result;
+	(void) evi_function_call(&handler->function, handler->nargs, event, inbox->config, &isnull);
 }
 
 static SPIPlanPtr

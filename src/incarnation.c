@@ -40,6 +40,7 @@
 #include "incarnation.h"
 #include "query.h"
 #include "relation.h"
+#include "target.h"
 #include "trigger.h"
 #include "wakeup.h"
 
@@ -112,7 +113,7 @@ evi_incarnation_expect_copy(void)
 	if (evi_incarnation_is_quiet())
 		return;
 	PushActiveSnapshot(GetLatestSnapshot());
-	is_used = evi_inbox_count(GetActiveSnapshot()) > 0 ||
+	is_used = evi_inbox_count(GetActiveSnapshot()) > 0 || evi_target_count() > 0 ||
 		evi_fetch_highest(GetActiveSnapshot()) > 0;
 	PopActiveSnapshot();
 
@@ -122,7 +123,7 @@ evi_incarnation_expect_copy(void)
 	if (is_used)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot restore a dump into a database that has rules or events"),
+				 errmsg("cannot restore a dump into a database that has rules, endpoints or events"),
 				 errhint("Restore it into a new database.")));
 	add_foreign_row();
 }
@@ -179,6 +180,7 @@ evinbox_incarnation_changed(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	evi_wakeup_runners();
 	evi_wakeup_coordinator();
+	evi_wakeup_courier();
 	return PointerGetDatum(NULL);
 }
 

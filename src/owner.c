@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * owner.c
- *		Roles as owners of rules.
+ *		Roles as owners of rules and endpoints.
  *
- * A rule belongs to a role by its OID, so that it follows the role when that
- * is renamed, and no later role of the same name gets it. The shared catalogs
+ * Both belong to a role by its OID, so that they follow the role when that is
+ * renamed, and no later role of the same name gets them. The shared catalogs
  * know of it by an entry like that of a column's privileges: DROP ROLE refuses,
  * in whichever database, and says what is in its way.
  *
- * Whoever gives a role a rule holds a lock on it, so that nobody takes the entry
+ * What is said of rules here is true of endpoints. Whoever gives a role a rule holds a lock on it, so that nobody takes the entry
  * away who does not see that rule yet. Whoever cannot take it away for that
  * leaves it to the coordinator.
  *
@@ -47,12 +47,25 @@
 #include "query.h"
 #include "relation.h"
 
-static void change_dependencies(List *former, List *new);
-static List *read_dependencies(void);
-static List *read_owners(void);
+/* the tables whose rows have owners; queries on them are in the same order */
+static const struct
+{
+	EviTable	table;
+	int			owner;
+	int			owner_id;
+}			owned[] = {
+	{EVI_INBOX, Anum_inbox_owner, Anum_inbox_owner_id},
+	{EVI_ENDPOINT, Anum_endpoint_owner, Anum_endpoint_owner_id},
+};
+
+static void sync_table(int n);
+static void change_dependencies(int n, List *former, List *new);
+static List *read_dependencies(int n);
+static List *read_owners(int n);
 static Oid *to_array(List *roles);
-static void change_owners(EviQuery *update, Datum *args);
+static void change_owners(EviQuery *updates, Datum *args);
 static bool has_stale_names(void);
+static bool has_stale_name(int n);
 
 bool
 evi_owner_exists(Oid role)
@@ -98,13 +111,20 @@ evi_owner_hold(Oid role)
 void
 evi_owner_sync(void)
 {
-	List	   *former = read_dependencies();
-	List	   *owners = read_owners();
+	for (int n = 0; n < lengthof(owned); n++)
+		sync_table(n);
+}
+
+static void
+sync_table(int n)
+{
+	List	   *former = read_dependencies(n);
+	List	   *owners = read_owners(n);
 	List	   *locked = NIL;
 	List	   *gone = NIL;
 	ListCell   *lc;
 
-	change_dependencies(NIL, list_difference_oid(owners, former));
+	change_dependencies(n, NIL, list_difference_oid(owners, former));
 	foreach(lc, list_difference_oid(former, owners))
 		if (ConditionalLockDatabaseObject(AuthIdRelationId, lfirst_oid(lc), 0, ExclusiveLock))
 			locked = lappend_oid(locked, lfirst_oid(lc));
@@ -112,31 +132,32 @@ evi_owner_sync(void)
 		return;
 
 	/* only now it is certain that nobody has given them one, nor done this already */
-	former = read_dependencies();
-	owners = read_owners();
+	former = read_dependencies(n);
+	owners = read_owners(n);
 	foreach(lc, locked)
 		if (list_member_oid(former, lfirst_oid(lc)) && !list_member_oid(owners, lfirst_oid(lc)))
 			gone = lappend_oid(gone, lfirst_oid(lc));
-	change_dependencies(gone, NIL);
+	change_dependencies(n, gone, NIL);
 }
 
 /* Roles may have been renamed. Returns whether somebody has one of their rules locked. */
 bool
 evi_owner_mend_names(void)
 {
-	static EviQuery update = {
-		.sql = "UPDATE evinbox.inbox i SET owner = s.rolname"
-		" FROM (SELECT j.id, a.rolname FROM evinbox.inbox j"
-		" JOIN pg_catalog.pg_authid a ON a.oid OPERATOR(pg_catalog.=) j.owner_id"
-		" WHERE a.rolname OPERATOR(pg_catalog.<>) j.owner FOR NO KEY UPDATE OF j SKIP LOCKED) s"
-		" WHERE s.id OPERATOR(pg_catalog.=) i.id",
-		.expected = SPI_OK_UPDATE,
-		.nargs = 0,
-	};
+#define MEND(table) { \
+		.sql = "UPDATE " table " i SET owner = s.rolname" \
+		" FROM (SELECT j.id, a.rolname FROM " table " j" \
+		" JOIN pg_catalog.pg_authid a ON a.oid OPERATOR(pg_catalog.=) j.owner_id" \
+		" WHERE a.rolname OPERATOR(pg_catalog.<>) j.owner FOR NO KEY UPDATE OF j SKIP LOCKED) s" \
+		" WHERE s.id OPERATOR(pg_catalog.=) i.id", \
+		.expected = SPI_OK_UPDATE, \
+		.nargs = 0, \
+	}
+	static EviQuery updates[] = {MEND("evinbox.inbox"), MEND("evinbox.endpoint")};
 
 	if (!has_stale_names())
 		return false;
-	change_owners(&update, NULL);
+	change_owners(updates, NULL);
 	return has_stale_names();
 }
 
@@ -144,20 +165,22 @@ evi_owner_mend_names(void)
 void
 evi_owner_find_by_name(bool missing_only)
 {
-	static EviQuery update = {
-		.sql = "UPDATE evinbox.inbox i SET owner_id = COALESCE((SELECT a.oid FROM pg_catalog.pg_authid a"
-		" WHERE a.rolname OPERATOR(pg_catalog.=) i.owner), 0)"
-		" WHERE i.owner_id OPERATOR(pg_catalog.=) 0 OR NOT $1",
-		.expected = SPI_OK_UPDATE,
-		.nargs = 1,
-		.argtypes = {BOOLOID},
-	};
+#define FIND(table) { \
+		.sql = "UPDATE " table " i SET owner_id = COALESCE((SELECT a.oid FROM pg_catalog.pg_authid a" \
+		" WHERE a.rolname OPERATOR(pg_catalog.=) i.owner), 0)" \
+		" WHERE i.owner_id OPERATOR(pg_catalog.=) 0 OR NOT $1", \
+		.expected = SPI_OK_UPDATE, \
+		.nargs = 1, \
+		.argtypes = {BOOLOID}, \
+	}
+	static EviQuery updates[] = {FIND("evinbox.inbox"), FIND("evinbox.endpoint")};
 	Datum		arg = BoolGetDatum(missing_only);
 	ListCell   *lc;
 
-	change_owners(&update, &arg);
-	foreach(lc, read_owners())
-		evi_owner_hold(lfirst_oid(lc));
+	change_owners(updates, &arg);
+	for (int n = 0; n < lengthof(owned); n++)
+		foreach(lc, read_owners(n))
+			evi_owner_hold(lfirst_oid(lc));
 	evi_owner_sync();
 }
 
@@ -165,36 +188,40 @@ evi_owner_find_by_name(bool missing_only)
 void
 evi_owner_drop_rules(Oid role)
 {
-	static EviQuery delete = {
-		.sql = "DELETE FROM evinbox.inbox i WHERE i.owner_id OPERATOR(pg_catalog.=) $1",
-		.expected = SPI_OK_DELETE,
-		.nargs = 1,
-		.argtypes = {OIDOID},
-	};
+#define DROP(table) { \
+		.sql = "DELETE FROM " table " i WHERE i.owner_id OPERATOR(pg_catalog.=) $1", \
+		.expected = SPI_OK_DELETE, \
+		.nargs = 1, \
+		.argtypes = {OIDOID}, \
+	}
+	static EviQuery deletions[] = {DROP("evinbox.inbox"), DROP("evinbox.endpoint")};
 	Datum		arg = ObjectIdGetDatum(role);
 
-	(void) evi_query_run_alone(&delete, &arg, NULL);
+	for (int n = 0; n < lengthof(owned); n++)
+		(void) evi_query_run_alone(&deletions[n], &arg, NULL);
 }
 
 /*
  * As REASSIGN OWNED does, whether they work or not. What a role could not have
- * done itself, its rules do only when the new owner has let them go on.
+ * done itself, its rules do only when the new owner has let them go on; nor does
+ * an endpoint hear of that owner's events before.
  */
 void
 evi_owner_reassign_rules(Oid role, Oid other)
 {
-	static EviQuery update = {
-		.sql = "UPDATE evinbox.inbox i SET owner = a.rolname, owner_id = a.oid,"
-		" enabled = i.enabled AND pg_catalog.pg_has_role($1, $2, 'MEMBER') FROM pg_catalog.pg_authid a"
-		" WHERE a.oid OPERATOR(pg_catalog.=) $2 AND i.owner_id OPERATOR(pg_catalog.=) $1",
-		.expected = SPI_OK_UPDATE,
-		.nargs = 2,
-		.argtypes = {OIDOID, OIDOID},
-	};
+#define REASSIGN(table) { \
+		.sql = "UPDATE " table " i SET owner = a.rolname, owner_id = a.oid," \
+		" enabled = i.enabled AND pg_catalog.pg_has_role($1, $2, 'MEMBER') FROM pg_catalog.pg_authid a" \
+		" WHERE a.oid OPERATOR(pg_catalog.=) $2 AND i.owner_id OPERATOR(pg_catalog.=) $1", \
+		.expected = SPI_OK_UPDATE, \
+		.nargs = 2, \
+		.argtypes = {OIDOID, OIDOID}, \
+	}
+	static EviQuery updates[] = {REASSIGN("evinbox.inbox"), REASSIGN("evinbox.endpoint")};
 	Datum		args[] = {ObjectIdGetDatum(role), ObjectIdGetDatum(other)};
 
 	evi_owner_hold(other);
-	change_owners(&update, args);
+	change_owners(updates, args);
 	evi_owner_sync();
 }
 
@@ -203,7 +230,7 @@ evi_owner_reassign_rules(Oid role, Oid other)
  * does a trigger of others, and dumps are restored without any, too.
  */
 static void
-change_owners(EviQuery *update, Datum *args)
+change_owners(EviQuery *updates, Datum *args)
 {
 	EviSection	section;
 
@@ -211,29 +238,30 @@ change_owners(EviQuery *update, Datum *args)
 	evi_section_enter(&section);
 	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	(void) evi_query_run(update, args, NULL, 0);
+	for (int n = 0; n < lengthof(owned); n++)
+		(void) evi_query_run(&updates[n], args, NULL, 0);
 	evi_section_leave(&section);
 	evi_query_close();
 }
 
 static void
-change_dependencies(List *former, List *new)
+change_dependencies(int n, List *former, List *new)
 {
-	Relation	inbox;
+	Relation	rel;
 
 	if (!former && !new)
 		return;
-	inbox = evi_relation_open(EVI_INBOX, AccessShareLock);
-	updateAclDependencies(RelationRelationId, RelationGetRelid(inbox), Anum_inbox_owner,
-						  inbox->rd_rel->relowner,
+	rel = evi_relation_open(owned[n].table, AccessShareLock);
+	updateAclDependencies(RelationRelationId, RelationGetRelid(rel), owned[n].owner,
+						  rel->rd_rel->relowner,
 						  list_length(former), to_array(former),
 						  list_length(new), to_array(new));
-	table_close(inbox, AccessShareLock);
+	table_close(rel, AccessShareLock);
 }
 
 /* the roles that are entered for our column */
 static List *
-read_dependencies(void)
+read_dependencies(int n)
 {
 	Relation	rel = table_open(SharedDependRelationId, AccessShareLock);
 	ScanKeyData keys[4];
@@ -246,9 +274,9 @@ read_dependencies(void)
 	ScanKeyInit(&keys[1], Anum_pg_shdepend_classid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(RelationRelationId));
 	ScanKeyInit(&keys[2], Anum_pg_shdepend_objid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(evi_relation_oid(EVI_INBOX)));
+				ObjectIdGetDatum(evi_relation_oid(owned[n].table)));
 	ScanKeyInit(&keys[3], Anum_pg_shdepend_objsubid, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(Anum_inbox_owner));
+				Int32GetDatum(owned[n].owner));
 	scan = systable_beginscan(rel, SharedDependDependerIndexId, true, NULL, 4, keys);
 	while ((tuple = systable_getnext(scan)) != NULL)
 		result = list_append_unique_oid(result, ((Form_pg_shdepend) GETSTRUCT(tuple))->refobjid);
@@ -259,9 +287,9 @@ read_dependencies(void)
 
 /* those who have rules; but for roles that no one can drop, or that are gone */
 static List *
-read_owners(void)
+read_owners(int n)
 {
-	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
+	Relation	rel = evi_relation_open(owned[n].table, AccessShareLock);
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	List	   *result = NIL;
@@ -270,7 +298,7 @@ read_owners(void)
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		bool		isnull;
-		Oid			role = DatumGetObjectId(heap_getattr(tuple, Anum_inbox_owner_id,
+		Oid			role = DatumGetObjectId(heap_getattr(tuple, owned[n].owner_id,
 														 RelationGetDescr(rel), &isnull));
 
 		if (!list_member_oid(result, role) && evi_owner_exists(role) &&
@@ -299,7 +327,16 @@ to_array(List *roles)
 static bool
 has_stale_names(void)
 {
-	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
+	for (int n = 0; n < lengthof(owned); n++)
+		if (has_stale_name(n))
+			return true;
+	return false;
+}
+
+static bool
+has_stale_name(int n)
+{
+	Relation	rel = evi_relation_open(owned[n].table, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	HeapTuple	tuple;
@@ -308,8 +345,8 @@ has_stale_names(void)
 	while (!result && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		bool		isnull;
-		Datum		name = heap_getattr(tuple, Anum_inbox_owner, RelationGetDescr(rel), &isnull);
-		Oid			role = DatumGetObjectId(heap_getattr(tuple, Anum_inbox_owner_id,
+		Datum		name = heap_getattr(tuple, owned[n].owner, RelationGetDescr(rel), &isnull);
+		Oid			role = DatumGetObjectId(heap_getattr(tuple, owned[n].owner_id,
 														 RelationGetDescr(rel), &isnull));
 		char	   *current = GetUserNameFromId(role, true);
 

@@ -70,6 +70,9 @@ static const TableName names[EVI_TABLES] = {
 	[EVI_HALT] = {EVI_INTERNAL_SCHEMA, "halt", Natts_halt, "halt_pkey"},
 	[EVI_INCARNATION] = {EVI_INTERNAL_SCHEMA, "incarnation", Natts_incarnation, NULL},
 	[EVI_WAITING] = {EVI_INTERNAL_SCHEMA, "waiting", Natts_waiting, NULL},
+	[EVI_ENDPOINT] = {EVI_SCHEMA, "endpoint", Natts_endpoint, "endpoint_pkey"},
+	[EVI_ENDPOINT_SEQ] = {EVI_SCHEMA, "endpoint_id_seq", 0, NULL},
+	[EVI_REQUEST] = {EVI_INTERNAL_SCHEMA, "request", 0, NULL},
 };
 
 static const char *const event_indexes[EVI_EVENT_INDEXES] = {

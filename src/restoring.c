@@ -9,7 +9,8 @@
  * and by who does it: a superuser.
  *
  * Events are dumped partition by partition. They come back by way of the
- * partitioned table, because here they may be divided otherwise.
+ * partitioned table, because here they may be divided otherwise. So do requests
+ * and attempts, of which the partitions are not made again: they expire soon.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,10 +37,14 @@
 
 static bool is_restoring = false;
 
+/* what is divided by days */
+static const char *const divided[] = {"request", "webhook_attempt"};
+
 static void make_partition(CopyStmt *statement);
+static void go_by_parent(CopyStmt *statement);
 static bool is_dumped(const RangeVar *relation, const List *columns);
 static bool lists(const List *columns, const char *name);
-static bool is_partition(const RangeVar *relation);
+static bool is_partition(const RangeVar *relation, const char *prefix);
 
 /* Is what is inserted now what a dump says? */
 bool
@@ -80,8 +85,9 @@ evi_restoring_prepare(CopyStmt *statement)
 	int			guc_level;
 
 	evi_incarnation_expect_copy();
-	if (is_partition(statement->relation))
+	if (is_partition(statement->relation, PARTITION_PREFIX))
 		make_partition(statement);
+	go_by_parent(statement);
 	guc_level = NewGUCNestLevel();
 	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -108,13 +114,22 @@ make_partition(CopyStmt *statement)
 	statement->relation = makeRangeVar(EVI_SCHEMA, "event", -1);
 }
 
+static void
+go_by_parent(CopyStmt *statement)
+{
+	for (int i = 0; i < lengthof(divided); i++)
+		if (is_partition(statement->relation, psprintf("%s_", divided[i])))
+			statement->relation = makeRangeVar(EVI_INTERNAL_SCHEMA, unconstify(char *, divided[i]), -1);
+}
+
 /* After what evi_restoring_is() was said of. */
 void
 evi_restoring_finish(const CopyStmt *statement, int guc_level)
 {
 	AtEOXact_GUC(true, guc_level);
 	if (strcmp(statement->relation->schemaname, EVI_SCHEMA) != 0 ||
-		strcmp(statement->relation->relname, "inbox") != 0)
+		(strcmp(statement->relation->relname, "inbox") != 0 &&
+		 strcmp(statement->relation->relname, "endpoint") != 0))
 		return;
 	CommandCounterIncrement();
 	evi_owner_find_by_name(false);
@@ -132,7 +147,8 @@ is_dumped(const RangeVar *relation, const List *columns)
 		return true;
 	return lists(columns, "id") &&
 		((strcmp(relation->relname, "event") == 0 && lists(columns, "recorded_at")) ||
-		 (strcmp(relation->relname, "inbox") == 0 && lists(columns, "owner_id")));
+		 (strcmp(relation->relname, "inbox") == 0 && lists(columns, "owner_id")) ||
+		 (strcmp(relation->relname, "endpoint") == 0 && lists(columns, "owner_id")));
 }
 
 static bool
@@ -148,11 +164,11 @@ lists(const List *columns, const char *name)
 
 /* also one that is not here */
 static bool
-is_partition(const RangeVar *relation)
+is_partition(const RangeVar *relation, const char *prefix)
 {
-	const char *rest = relation->relname + strlen(PARTITION_PREFIX);
+	const char *rest = relation->relname + strlen(prefix);
 
 	return strcmp(relation->schemaname, EVI_INTERNAL_SCHEMA) == 0 &&
-		strncmp(relation->relname, PARTITION_PREFIX, strlen(PARTITION_PREFIX)) == 0 &&
+		strncmp(relation->relname, prefix, strlen(prefix)) == 0 &&
 		(strcmp(rest, "default") == 0 || (*rest != '\0' && strspn(rest, "0123456789_") == strlen(rest)));
 }

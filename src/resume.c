@@ -7,7 +7,8 @@
  * transaction ids mean nothing here, or something else. Together they still
  * say which events each lane had before it. That becomes the lanes' backlog,
  * or is forgotten; and so with what was recorded here meanwhile, of which only
- * the ids were noted. Then the outbox is emptied, and everybody begins anew.
+ * the ids were noted. Then the outbox is emptied, and everybody begins anew. So
+ * with requests: those that were not sent wait to be, or are dead.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,6 +45,7 @@ static void advance_sequences(void);
 static int64 *read_waiting(int *count);
 static void restart_inboxes(bool deliver);
 static void skip_retries(void);
+static void restart_requests(bool deliver);
 
 Datum
 evinbox_resume_after_restore(PG_FUNCTION_ARGS)
@@ -67,6 +69,7 @@ evinbox_resume_after_restore(PG_FUNCTION_ARGS)
 	evi_query_utility("TRUNCATE evinbox_internal.waiting");
 	if (!deliver)
 		skip_retries();
+	restart_requests(deliver);
 	evi_incarnation_claim();
 	evi_section_leave(&section);
 	evi_query_close();
@@ -77,6 +80,7 @@ evinbox_resume_after_restore(PG_FUNCTION_ARGS)
 	/* a copy made while the library was not loaded is not */
 	evi_registry_set(MyDatabaseId, true);
 	evi_wakeup_launcher();
+	evi_wakeup_courier();
 	PG_RETURN_VOID();
 }
 
@@ -99,6 +103,7 @@ lock_out_writers(void)
 	for (int i = 0; i < EVI_OUTBOX_SEGMENTS; i++)
 		LockRelationOid(evi_relation_oid(EVI_OUTBOX + i), AccessExclusiveLock);
 	LockRelationOid(evi_relation_oid(EVI_WAITING), AccessExclusiveLock);
+	LockRelationOid(evi_relation_oid(EVI_REQUEST), ShareRowExclusiveLock);
 }
 
 /*
@@ -117,6 +122,9 @@ advance_sequences(void)
 					 " UNION ALL SELECT b.seq FROM evinbox_internal.backlog b"
 					 " UNION ALL SELECT c.backlog_seq FROM evinbox_internal.cursor_0 c"
 					 " UNION ALL SELECT c.backlog_seq FROM evinbox_internal.cursor_1 c) AS s (n)");
+	evi_query_select("SELECT pg_catalog.setval('evinbox_internal.request_id_seq', pg_catalog.max(s.n))"
+					 " FROM (SELECT q.last_value FROM evinbox_internal.request_id_seq q"
+					 " UNION ALL SELECT r.id FROM evinbox_internal.request r) AS s (n)");
 }
 
 static void
@@ -177,4 +185,57 @@ skip_retries(void)
 	Datum		arg = TimestampTzGetDatum(GetCurrentTimestamp());
 
 	(void) evi_query_run(&update, &arg, NULL, 0);
+}
+
+/*
+ * What was not yet sent waits, or is dead. Requests that came with a dump have
+ * transaction ids of somewhere else: those that are still to come here are made
+ * such as never were, or a courier would find the requests anew one day.
+ */
+static void
+restart_requests(bool deliver)
+{
+	static EviQuery hide = {
+		.sql = "UPDATE evinbox_internal.request r SET xid = '0'"
+		" WHERE r.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())"
+		" AND r.xid OPERATOR(pg_catalog.<>) pg_catalog.pg_current_xact_id()",
+		.expected = SPI_OK_UPDATE,
+	};
+	static EviQuery add = {
+		.sql = "INSERT INTO evinbox_internal.request_waiting"
+		" (request_id, created_at, endpoint_id, state, attempts, next_at)"
+		" SELECT r.id, r.created_at, COALESCE(r.endpoint_id, 0), 'pending',"
+		" COALESCE((SELECT pg_catalog.max(a.number) FROM evinbox_internal.webhook_attempt a"
+		" WHERE a.request_id OPERATOR(pg_catalog.=) r.id), 0), $1"
+		" FROM evinbox_internal.request r"
+		" WHERE r.xid OPERATOR(pg_catalog.<>) pg_catalog.pg_current_xact_id()"
+		" AND NOT EXISTS (SELECT FROM evinbox_internal.webhook_attempt a"
+		" WHERE a.request_id OPERATOR(pg_catalog.=) r.id AND a.outcome OPERATOR(pg_catalog.<>) 'retry')"
+		" ON CONFLICT (request_id) DO NOTHING",
+		.expected = SPI_OK_INSERT,
+		.nargs = 1,
+		.argtypes = {TIMESTAMPTZOID},
+	};
+	static EviQuery discard = {
+		.sql = "UPDATE evinbox_internal.request_waiting w SET state = 'dead',"
+		" last_error = 'discarded by resume_after_restore()' WHERE w.state OPERATOR(pg_catalog.<>) 'dead'",
+		.expected = SPI_OK_UPDATE,
+	};
+	static EviQuery begin = {
+		.sql = "WITH former AS (DELETE FROM evinbox_internal.courier)"
+		" INSERT INTO evinbox_internal.courier VALUES (pg_catalog.pg_current_snapshot())",
+		.expected = SPI_OK_INSERT,
+	};
+	static EviQuery forget = {
+		.sql = "DELETE FROM evinbox_internal.endpoint_state",
+		.expected = SPI_OK_DELETE,
+	};
+	Datum		arg = TimestampTzGetDatum(GetCurrentTimestamp());
+
+	(void) evi_query_run(&hide, NULL, NULL, 0);
+	(void) evi_query_run(&add, &arg, NULL, 0);
+	if (!deliver)
+		(void) evi_query_run(&discard, NULL, NULL, 0);
+	(void) evi_query_run(&begin, NULL, NULL, 0);
+	(void) evi_query_run(&forget, NULL, NULL, 0);
 }

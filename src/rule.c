@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "config.h"
 #include "division.h"
 #include "evinbox.h"
 #include "inbox.h"
@@ -35,6 +36,7 @@
 #include "owner.h"
 #include "query.h"
 #include "relation.h"
+#include "row.h"
 #include "trigger.h"
 #include "wakeup.h"
 
@@ -49,31 +51,21 @@ PG_FUNCTION_INFO_V1(evinbox_inbox_check_delete);
 PG_FUNCTION_INFO_V1(evinbox_inbox_owners_changed);
 PG_FUNCTION_INFO_V1(evinbox_inbox_changed);
 
-/* a row of evinbox.inbox as it is to be written */
-typedef struct RuleRow
-{
-	Datum		values[Natts_inbox];
-	bool		isnull[Natts_inbox];
-} RuleRow;
+static const EviRowKind kind = {
+	.what = "rule",
+	.a_row = "an inbox",
+	.natts = Natts_inbox,
+	.owner = Anum_inbox_owner,
+	.owner_id = Anum_inbox_owner_id,
+};
 
-static void read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc);
-static char *get_text(const RuleRow *row, int attno);
-static bool is_same_code(const RuleRow *a, const RuleRow *b);
-static bool same_text(const RuleRow *a, const RuleRow *b, int attno);
-static void check_lists(const RuleRow *row);
-static void check_limits(const RuleRow *row);
-static void check_size(const RuleRow *row);
-static void check_interval(const RuleRow *row, int attno, const char *name);
-static Oid	get_owner(const RuleRow *row);
-static char *get_owner_name(const RuleRow *row);
-static Oid	find_owner(const RuleRow *row);
-static bool names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old);
-static void check_owner(const RuleRow *row, Oid owner);
-static void check_rights(const RuleRow *row, const char *verb);
-static char *check_code(const RuleRow *row, Oid owner);
+static bool is_same_code(const EviRow *a, const EviRow *b);
+static void check_limits(const EviRow *row);
+static void check_size(const EviRow *row);
+static void check_owner(const EviRow *row, Oid owner);
+static char *check_code(const EviRow *row, Oid owner);
 static void check_condition_context(void *arg);
 static void check_number_of_rules(void);
-static int	get_int(const RuleRow *row, int attno);
 
 /* BEFORE INSERT OR UPDATE FOR EACH ROW */
 Datum
@@ -83,8 +75,8 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	bool		is_update;
 	HeapTuple	tuple;
-	RuleRow		new;
-	RuleRow		old;
+	EviRow		new;
+	EviRow		old;
 	Oid			owner;
 	int			replaced[] = {Anum_inbox_handler, Anum_inbox_search_path, Anum_inbox_id,
 	Anum_inbox_owner_id};
@@ -96,29 +88,26 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 	is_update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
 	tuple = is_update ? trigger->tg_newtuple : trigger->tg_trigtuple;
 
-	read_row(&new, tuple, desc);
+	evi_row_read(&new, &kind, tuple, desc);
 	if (is_update)
-		read_row(&old, trigger->tg_trigtuple, desc);
+		evi_row_read(&old, &kind, trigger->tg_trigtuple, desc);
 
-	if (get_text(&new, Anum_inbox_name)[0] == '\0')
+	if (evi_row_text(&new, Anum_inbox_name)[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of an inbox must not be empty")));
-	check_lists(&new);
+	evi_row_check_list(&new, Anum_inbox_subject_types);
+	evi_row_check_list(&new, Anum_inbox_actions);
 	check_limits(&new);
 	check_size(&new);
 	if (!is_update)
 	{
 		evi_incarnation_require();
-		if (OidIsValid(get_owner(&new)))
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("owner_id of an inbox cannot be given"),
-					 errhint("A dump is restored by COPY: use pg_dump without --inserts.")));
+		evi_row_check_no_owner_id(&new);
 		check_number_of_rules();
-		evi_relation_check_id(EVI_INBOX_SEQ, get_int(&new, Anum_inbox_id), "an inbox");
+		evi_relation_check_id(EVI_INBOX_SEQ, evi_row_int(&new, Anum_inbox_id), "an inbox");
 	}
-	else if (!same_text(&new, &old, Anum_inbox_start_at))
+	else if (!evi_row_same_text(&new, &old, Anum_inbox_start_at))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("start_at cannot be changed"),
@@ -126,15 +115,12 @@ evinbox_inbox_check(PG_FUNCTION_ARGS)
 
 	replacement[2] = (is_update ? &old : &new)->values[Anum_inbox_id - 1];
 	if (is_update)
-		check_rights(&old, "change");
-	owner = is_update && !names_owner(trigger, &new, &old) ? get_owner(&old) :
-		find_owner(&new);
+		evi_row_check_rights(&old, "change");
+	owner = evi_row_find_owner(trigger, &new, is_update ? &old : NULL);
 	replacement[3] = ObjectIdGetDatum(owner);
-	if (!is_update || owner != get_owner(&old))
-		evi_owner_hold(owner);
 
 	/* pausing a rule must not need a rule that works */
-	if (is_update && owner == get_owner(&old) && is_same_code(&new, &old))
+	if (is_update && owner == evi_row_owner(&old) && is_same_code(&new, &old))
 	{
 		replacement[0] = old.values[Anum_inbox_handler - 1];
 		replacement_isnull[0] = old.isnull[Anum_inbox_handler - 1];
@@ -159,11 +145,11 @@ Datum
 evinbox_inbox_check_delete(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	RuleRow		row;
+	EviRow		row;
 
 	evi_require_trigger(fcinfo);
-	read_row(&row, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
-	check_rights(&row, "delete");
+	evi_row_read(&row, &kind, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
+	evi_row_check_rights(&row, "delete");
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
@@ -181,22 +167,22 @@ Datum
 evinbox_inbox_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	RuleRow		row;
-	RuleRow		new;
+	EviRow		row;
+	EviRow		new;
 
 	evi_require_trigger(fcinfo);
 	if (trigger->tg_trigtuple)
-		read_row(&row, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
+		evi_row_read(&row, &kind, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		evi_division_start(get_int(&row, Anum_inbox_id), get_int(&row, Anum_inbox_shards),
-						   get_text(&row, Anum_inbox_start_at));
+		evi_division_start(evi_row_int(&row, Anum_inbox_id), evi_row_int(&row, Anum_inbox_shards),
+						   evi_row_text(&row, Anum_inbox_start_at));
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
-		read_row(&new, trigger->tg_newtuple, RelationGetDescr(trigger->tg_relation));
-		if (get_int(&row, Anum_inbox_shards) != get_int(&new, Anum_inbox_shards))
-			evi_division_change(get_int(&new, Anum_inbox_id), get_text(&new, Anum_inbox_name),
-								get_int(&row, Anum_inbox_shards),
-								get_int(&new, Anum_inbox_shards));
+		evi_row_read(&new, &kind, trigger->tg_newtuple, RelationGetDescr(trigger->tg_relation));
+		if (evi_row_int(&row, Anum_inbox_shards) != evi_row_int(&new, Anum_inbox_shards))
+			evi_division_change(evi_row_int(&new, Anum_inbox_id), evi_row_text(&new, Anum_inbox_name),
+								evi_row_int(&row, Anum_inbox_shards),
+								evi_row_int(&new, Anum_inbox_shards));
 	}
 
 	evi_wakeup_runners();
@@ -204,86 +190,31 @@ evinbox_inbox_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-static void
-read_row(RuleRow *row, HeapTuple tuple, TupleDesc desc)
-{
-	for (int i = 0; i < lengthof(row->values); i++)
-		row->values[i] = heap_getattr(tuple, i + 1, desc, &row->isnull[i]);
-
-	/* these have a default, and no meaning without a value */
-	for (int i = 0; i < lengthof(row->values); i++)
-		if (row->isnull[i] && TupleDescAttr(desc, i)->attnotnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_NOT_NULL_VIOLATION),
-					 errmsg("\"%s\" of an inbox must not be null",
-							NameStr(TupleDescAttr(desc, i)->attname))));
-}
-
-/* NULL for a null */
-static char *
-get_text(const RuleRow *row, int attno)
-{
-	return row->isnull[attno - 1] ? NULL : TextDatumGetCString(row->values[attno - 1]);
-}
-
-/* nothing of what is run, and by whom */
+/* nothing of what is run, and by whom; what our own handlers do, their config says */
 static bool
-is_same_code(const RuleRow *a, const RuleRow *b)
+is_same_code(const EviRow *a, const EviRow *b)
 {
 	static const int attnos[] = {Anum_inbox_handler, Anum_inbox_statement, Anum_inbox_condition,
 	Anum_inbox_dispatch};
 
 	for (int i = 0; i < lengthof(attnos); i++)
-		if (!same_text(a, b, attnos[i]))
+		if (!evi_row_same_text(a, b, attnos[i]))
 			return false;
-	return true;
-}
-
-static bool
-same_text(const RuleRow *a, const RuleRow *b, int attno)
-{
-	char	   *left = get_text(a, attno);
-	char	   *right = get_text(b, attno);
-
-	return left && right ? strcmp(left, right) == 0 : left == right;
+	return a->isnull[Anum_inbox_handler - 1] ||
+		!evi_config_is_ours(evi_row_text(a, Anum_inbox_handler)) ||
+		DatumGetBool(DirectFunctionCall2(jsonb_eq, a->values[Anum_inbox_config - 1],
+										 b->values[Anum_inbox_config - 1]));
 }
 
 static void
-check_lists(const RuleRow *row)
+check_limits(const EviRow *row)
 {
-	static const int attnos[] = {Anum_inbox_subject_types, Anum_inbox_actions};
-	static const char *const names[] = {"subject_types", "actions"};
-
-	for (int i = 0; i < lengthof(attnos); i++)
-	{
-		ArrayType  *array;
-
-		if (row->isnull[attnos[i] - 1])
-			continue;
-		array = DatumGetArrayTypeP(row->values[attnos[i] - 1]);
-		if (ARR_NDIM(array) != 1 || array_contains_nulls(array))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%s must be a list of at least one name", names[i]),
-					 errhint("Use null for all.")));
-	}
-}
-
-static void
-check_limits(const RuleRow *row)
-{
-	static const struct
-	{
-		int			attno;
-		const char *name;
-		int			least;
-		int			most;
-	}			limits[] = {
-		{Anum_inbox_max_attempts, "max_attempts", 1, 1000},
-		{Anum_inbox_batch_size, "batch_size", 1, 1000000},
-		{Anum_inbox_shards, "shards", 1, 64},
+	static const EviLimit limits[] = {
+		{Anum_inbox_max_attempts, 1, 1000},
+		{Anum_inbox_batch_size, 1, 1000000},
+		{Anum_inbox_shards, 1, 64},
 	};
-	char	   *dispatch = get_text(row, Anum_inbox_dispatch);
+	char	   *dispatch = evi_row_text(row, Anum_inbox_dispatch);
 
 	if (strcmp(dispatch, "live") != 0 && strcmp(dispatch, "scheduled") != 0)
 		ereport(ERROR,
@@ -291,32 +222,19 @@ check_limits(const RuleRow *row)
 				 errmsg("unrecognized value for dispatch: \"%s\"", dispatch),
 				 errhint("Use \"live\" or \"scheduled\".")));
 
-	for (int i = 0; i < lengthof(limits); i++)
-	{
-		int			value = get_int(row, limits[i].attno);
-
-		if (value < limits[i].least || value > limits[i].most)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%s must be between %d and %d", limits[i].name,
-							limits[i].least, limits[i].most)));
-	}
-
-	check_interval(row, Anum_inbox_backoff, "backoff");
-	check_interval(row, Anum_inbox_timeout, "timeout");
+	evi_row_check_limits(row, limits, lengthof(limits));
+	evi_row_check_interval(row, Anum_inbox_backoff);
+	evi_row_check_interval(row, Anum_inbox_timeout);
 }
 
 static void
-check_size(const RuleRow *row)
+check_size(const EviRow *row)
 {
 	static const int attnos[] = {Anum_inbox_subject_types, Anum_inbox_actions,
 		Anum_inbox_condition, Anum_inbox_handler, Anum_inbox_statement, Anum_inbox_config,
 	Anum_inbox_start_at};
-	Size		size = 0;
+	Size		size = evi_row_size(row, attnos, lengthof(attnos));
 
-	for (int i = 0; i < lengthof(attnos); i++)
-		if (!row->isnull[attnos[i] - 1])
-			size += toast_raw_datum_size(row->values[attnos[i] - 1]);
 	if (size > MAX_RULE_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -325,92 +243,30 @@ check_size(const RuleRow *row)
 				 errhint("Keep what is large in a table, which the handler can look at.")));
 }
 
-static void
-check_interval(const RuleRow *row, int attno, const char *name)
-{
-	Datum		value = row->values[attno - 1];
-	Interval	zero = {0};
-	Interval	most = {.month = 12};
-
-	if (DatumGetBool(DirectFunctionCall2(interval_lt, value, IntervalPGetDatum(&zero))) ||
-		DatumGetBool(DirectFunctionCall2(interval_gt, value, IntervalPGetDatum(&most))))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be between 0 and 1 year", name)));
-}
-
-static Oid
-get_owner(const RuleRow *row)
-{
-	return DatumGetObjectId(row->values[Anum_inbox_owner_id - 1]);
-}
-
-static char *
-get_owner_name(const RuleRow *row)
-{
-	return NameStr(*DatumGetName(row->values[Anum_inbox_owner - 1]));
-}
-
-/* the role that the rule names as its owner */
-static Oid
-find_owner(const RuleRow *row)
-{
-	return get_role_oid(get_owner_name(row), false);
-}
-
-/*
- * Does an update say whose the rule is to be? Not if it writes the same name
- * again: the owner may have been renamed since, and another role be called so.
- */
-static bool
-names_owner(const TriggerData *trigger, const RuleRow *new, const RuleRow *old)
-{
-	if (!bms_is_member(Anum_inbox_owner - FirstLowInvalidHeapAttributeNumber,
-					   trigger->tg_updatedcols))
-		return false;
-	return !evi_owner_exists(get_owner(old)) ||
-		strcmp(get_owner_name(new), get_owner_name(old)) != 0;
-}
-
 /* The owner must be one of the writer's roles, and fit a worker. */
 static void
-check_owner(const RuleRow *row, Oid owner)
+check_owner(const EviRow *row, Oid owner)
 {
 	char	   *fault;
 
-	if (!evi_owner_allows(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be member of role \"%s\" to write a rule for it",
-						get_owner_name(row))));
-
+	evi_row_check_owner(row, owner);
 	fault = evi_owner_fault(owner);
-	if (fault && strcmp(get_text(row, Anum_inbox_dispatch), "live") == 0)
+	if (fault && strcmp(evi_row_text(row, Anum_inbox_dispatch), "live") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s, so no worker can run its rules", fault),
 				 errhint("Use ALTER ROLE ... LOGIN (no password is needed) or GRANT CONNECT ON DATABASE, or dispatch \"scheduled\".")));
 }
 
-static void
-check_rights(const RuleRow *row, const char *verb)
-{
-	if (!evi_owner_allows(get_owner(row)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be member of role \"%s\" to %s its rule",
-						get_owner_name(row), verb)));
-}
-
 /* Looks up what the rule names; returns the full name of its handler, if it has one. */
 static char *
-check_code(const RuleRow *row, Oid owner)
+check_code(const EviRow *row, Oid owner)
 {
 	EviInbox	rule = {
-		.name = get_text(row, Anum_inbox_name),
-		.handler = get_text(row, Anum_inbox_handler),
-		.statement = get_text(row, Anum_inbox_statement),
-		.condition = get_text(row, Anum_inbox_condition),
+		.name = evi_row_text(row, Anum_inbox_name),
+		.handler = evi_row_text(row, Anum_inbox_handler),
+		.statement = evi_row_text(row, Anum_inbox_statement),
+		.condition = evi_row_text(row, Anum_inbox_condition),
 	};
 	EviHandler	handler = {0};
 	ErrorContextCallback context = {
@@ -421,6 +277,7 @@ check_code(const RuleRow *row, Oid owner)
 	int			sec_context;
 	int			guc_level;
 	Oid			function;
+	char	   *name = NULL;
 
 	if (!rule.handler && !rule.statement)
 		ereport(ERROR,
@@ -451,15 +308,17 @@ check_code(const RuleRow *row, Oid owner)
 	evi_inbox_prepare(&rule, 0, &handler);
 	function = handler.function.fn_oid;
 	evi_query_close();
+	if (rule.handler)
+		name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
+										  get_func_name(function));
+	if (rule.handler && evi_config_is_ours(name))
+		evi_config_check(name, DatumGetJsonbP(row->values[Anum_inbox_config - 1]));
 	AtEOXact_GUC(false, guc_level);
 	SetUserIdAndSecContext(userid, sec_context);
 
 	error_context_stack = context.previous;
 
-	if (!rule.handler)
-		return NULL;
-	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
-									  get_func_name(function));
+	return name;
 }
 
 static void
@@ -477,10 +336,4 @@ check_number_of_rules(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot have more than %d inboxes", MAX_RULES),
 				 errhint("Let one inbox serve many cases: its handler can look up what to do in a table.")));
-}
-
-static int
-get_int(const RuleRow *row, int attno)
-{
-	return DatumGetInt32(row->values[attno - 1]);
 }

@@ -17,6 +17,7 @@
 
 #include "compat.h"
 #include "event.h"
+#include "request.h"
 #include "unit.h"
 
 /* a session's snapshots tell so many subtransactions of its own; beyond, all get slow */
@@ -75,6 +76,7 @@ evi_unit_undo(EviUnit *unit)
 	FlushErrorState();
 
 	evi_event_set_cause(0, EVI_NO_CAUSE);
+	evi_request_set_rule(0, 0);
 	if (unit->in_worker)
 		AbortCurrentTransaction();
 	else

@@ -11,6 +11,7 @@
 extern void evi_wakeup_runners(void);
 extern void evi_wakeup_runners_at_any_end(void);
 extern void evi_wakeup_coordinator(void);
+extern void evi_wakeup_courier(void);
 extern void evi_wakeup_everybody(void);
 extern void evi_wakeup_launcher(void);
 extern void evi_wakeup_let_in(void);

@@ -1,6 +1,6 @@
 -- The contract: names, types, defaults and arguments of all public objects.
 BEGIN;
-SELECT plan(34);
+SELECT plan(40);
 
 SELECT has_extension('evinbox');
 SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'evinbox';
@@ -20,9 +20,10 @@ SELECT is_empty(
 SELECT set_eq(
 	$$SELECT relname, relkind::text FROM pg_class
 		WHERE relnamespace = 'evinbox'::regnamespace AND relkind NOT IN ('i', 'I', 'c', 't')$$,
-	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('batch', 'r'), ('inbox', 'r'), ('delivery', 'r'), ('template', 'r'),
+	$$VALUES ('event'::name, 'p'), ('action', 'r'), ('batch', 'r'), ('inbox', 'r'), ('delivery', 'r'), ('template', 'r'), ('endpoint', 'r'),
 		('inbox_status', 'v'), ('dead_letter', 'v'), ('worker_status', 'v'),
-		('event_id_seq', 'S'), ('batch_id_seq', 'S'), ('inbox_id_seq', 'S')$$,
+		('webhook_delivery', 'v'), ('webhook_attempt', 'v'), ('endpoint_status', 'v'),
+		('event_id_seq', 'S'), ('batch_id_seq', 'S'), ('inbox_id_seq', 'S'), ('endpoint_id_seq', 'S')$$,
 	'public relations');
 
 -- columns, in their order
@@ -129,6 +130,51 @@ SELECT results_eq(
 		('started_at', 'timestamp with time zone'), ('starts', 'bigint'), ('next_start_at', 'timestamp with time zone')$$,
 	'columns of worker_status');
 
+SELECT results_eq(
+	$$SELECT * FROM pg_temp.columns_of('evinbox.endpoint')$$,
+	$$VALUES ('name'::name, 'text', true, NULL),
+		('owner', 'name', true, 'CURRENT_USER'),
+		('url', 'text', true, NULL),
+		('scope', 'text', false, NULL),
+		('subject_types', 'text[]', false, NULL),
+		('actions', 'text[]', false, NULL),
+		('format', 'text', true, $q$'standard'::text$q$),
+		('template', 'text', false, NULL),
+		('headers', 'jsonb', true, $q$'{}'::jsonb$q$),
+		('enabled', 'boolean', true, 'true'),
+		('timeout', 'interval', true, $q$'00:00:15'::interval$q$),
+		('max_in_flight', 'integer', true, '10'),
+		('rate', 'integer', false, NULL),
+		('rate_per', 'interval', true, $q$'00:00:01'::interval$q$),
+		('retries', 'interval[]', true, $q$'{00:00:05,00:00:30,00:02:00,00:10:00,00:30:00,02:00:00,05:00:00,10:00:00,24:00:00}'::interval[]$q$),
+		('max_attempts', 'integer', true, '12'),
+		('rotation', 'interval', true, $q$'24:00:00'::interval$q$),
+		('disable_after', 'interval', true, $q$'5 days'::interval$q$),
+		('disabled_reason', 'text', false, NULL),
+		('id', 'integer', true, 'always as identity'),
+		('owner_id', 'oid', true, '0')$$,
+	'columns of endpoint');
+SELECT results_eq(
+	$$SELECT name, type FROM pg_temp.columns_of('evinbox.webhook_delivery')$$,
+	$$VALUES ('id'::name, 'bigint'), ('kind', 'text'), ('endpoint', 'text'), ('owner', 'name'), ('inbox', 'text'),
+		('event_id', 'bigint'), ('message_id', 'text'), ('created_at', 'timestamp with time zone'), ('state', 'text'),
+		('attempts', 'integer'), ('next_at', 'timestamp with time zone'), ('last_attempt_at', 'timestamp with time zone'),
+		('last_status', 'integer'), ('last_error', 'text')$$,
+	'columns of webhook_delivery');
+SELECT results_eq(
+	$$SELECT name, type FROM pg_temp.columns_of('evinbox.webhook_attempt')$$,
+	$$VALUES ('delivery'::name, 'bigint'), ('number', 'integer'), ('endpoint', 'text'),
+		('started_at', 'timestamp with time zone'), ('outcome', 'text'), ('status', 'integer'), ('curl_code', 'integer'),
+		('error', 'text'), ('dns_ms', 'double precision'), ('connect_ms', 'double precision'), ('tls_ms', 'double precision'),
+		('first_byte_ms', 'double precision'), ('total_ms', 'double precision'), ('address', 'text'), ('answer', 'text')$$,
+	'columns of webhook_attempt');
+SELECT results_eq(
+	$$SELECT name, type FROM pg_temp.columns_of('evinbox.endpoint_status')$$,
+	$$VALUES ('name'::name, 'text'), ('owner', 'name'), ('state', 'text'), ('closed_until', 'timestamp with time zone'),
+		('disabled_reason', 'text'), ('waiting', 'bigint'), ('dead', 'bigint'), ('delivered_last_hour', 'bigint'),
+		('failed_last_hour', 'bigint'), ('failures', 'integer'), ('failing_since', 'timestamp with time zone'), ('has_secret', 'boolean')$$,
+	'columns of endpoint_status');
+
 -- keys
 SELECT results_eq(
 	$$SELECT conrelid::regclass::text COLLATE "default", pg_get_constraintdef(oid) FROM pg_constraint
@@ -137,6 +183,8 @@ SELECT results_eq(
 		('evinbox.batch', 'PRIMARY KEY (id)'),
 		('evinbox.delivery', 'FOREIGN KEY (inbox) REFERENCES evinbox.inbox(name) ON UPDATE CASCADE ON DELETE CASCADE'),
 		('evinbox.delivery', 'PRIMARY KEY (inbox, event_id)'),
+		('evinbox.endpoint', 'PRIMARY KEY (name)'),
+		('evinbox.endpoint', 'UNIQUE (id)'),
 		('evinbox.event', 'PRIMARY KEY (id)'),
 		('evinbox.inbox', 'PRIMARY KEY (name)'),
 		('evinbox.inbox', 'UNIQUE (id)'),
@@ -168,12 +216,17 @@ SELECT results_eq(
 		('feed', 'subjects jsonb, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('give_up', 'reason text', 'void'),
 		('grouped_feed', 'subjects jsonb DEFAULT NULL::jsonb, actor text DEFAULT NULL::text, scope text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20, gap interval DEFAULT ''00:05:00''::interval, time_zone text DEFAULT NULL::text, group_by text DEFAULT ''actor''::text', 'TABLE(last_id bigint, first_id bigint, count integer, actors text[], action text, first_at timestamp with time zone, last_at timestamp with time zone, day date, event evinbox.event)'),
+		('http_request', 'target text, body jsonb, headers jsonb DEFAULT ''{}''::jsonb, method text DEFAULT ''POST''::text, content_type text DEFAULT ''application/json''::text', 'bigint'),
+		('http_request', 'target text, body text, headers jsonb DEFAULT ''{}''::jsonb, method text DEFAULT ''POST''::text, content_type text DEFAULT ''text/plain; charset=utf-8''::text', 'bigint'),
+		('mail', 'event evinbox.event, config jsonb', 'void'),
 		('pause', 'inbox text', 'void'),
 		('record_event', 'subject_type text, subject_id bigint, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id text, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_event', 'subject_type text, subject_id uuid, action text, actor text DEFAULT NULL::text, metadata jsonb DEFAULT ''{}''::jsonb, throttle interval DEFAULT NULL::interval, throttle_by text DEFAULT ''subject''::text, snapshot jsonb DEFAULT NULL::jsonb, scope text DEFAULT NULL::text, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
 		('record_events', 'events jsonb', 'bigint[]'),
+		('recover', 'endpoint text, since timestamp with time zone', 'bigint'),
 		('replay', 'inbox text, from_id bigint, to_id bigint', 'void'),
+		('resend', 'delivery bigint', 'bigint'),
 		('resume', 'inbox text', 'void'),
 		('resume_after_restore', 'mode text', 'void'),
 		('retry', 'inbox text DEFAULT NULL::text, event_id bigint DEFAULT NULL::bigint', 'bigint'),
@@ -182,14 +235,17 @@ SELECT results_eq(
 		('schedule', 'inbox text, schedule text', 'bigint'),
 		('scope_feed', 'scope text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('set_context', 'context jsonb, actor text DEFAULT NULL::text', 'void'),
+		('set_endpoint_secret', 'name text, secret text DEFAULT NULL::text', 'text'),
 		('skip', 'reason text', 'void'),
 		('state_at', 'subject_type text, subject_id text, at timestamp with time zone', 'jsonb'),
 		('subject_feed', 'subject_type text, subject_id bigint, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('subject_feed', 'subject_type text, subject_id text, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
 		('subject_feed', 'subject_type text, subject_id uuid, before_id bigint DEFAULT NULL::bigint, max integer DEFAULT 20', 'SETOF evinbox.event'),
+		('test_endpoint', 'name text', 'bigint'),
 		('track', 'relation regclass, columns name[], action text DEFAULT ''changed''::text, subject_type text DEFAULT NULL::text, id_column name DEFAULT NULL::name, events text[] DEFAULT ''{update}''::text[], scope_column name DEFAULT NULL::name, snapshot boolean DEFAULT false', 'void'),
 		('unschedule', 'inbox text', 'void'),
-		('untrack', 'relation regclass', 'void')$$,
+		('untrack', 'relation regclass', 'void'),
+		('webhook', 'event evinbox.event, config jsonb', 'void')$$,
 	'public functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace
@@ -204,7 +260,7 @@ SELECT is_empty(
 SELECT set_eq(
 	$$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evinbox'::regnamespace AND proisstrict$$,
 	ARRAY['record_events', 'schedule', 'unschedule', 'pause', 'resume', 'discard', 'replay', 'resume_after_restore', 'dispatch_replicated',
-		'untrack', 'state_at'],
+		'untrack', 'state_at', 'test_endpoint', 'resend', 'recover'],
 	'strict functions');
 SELECT is_empty(
 	$$SELECT oid::regprocedure FROM pg_proc
@@ -242,22 +298,31 @@ SELECT results_eq(
 	'triggers of inbox');
 SELECT results_eq(
 	$$SELECT c.oid::regclass::text COLLATE "default" FROM pg_class c
-		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relrowsecurity AND NOT relforcerowsecurity$$,
-	$$VALUES ('evinbox.inbox')$$, 'rules have row security, and nothing else has');
+		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relrowsecurity AND NOT relforcerowsecurity ORDER BY 1$$,
+	$$VALUES ('evinbox.endpoint'), ('evinbox.inbox')$$, 'rules and endpoints have row security, and nothing else has');
+SELECT is(concat_ws(' ', polname, polcmd, polpermissive, polroles::regrole[], pg_get_expr(polqual, polrelid), polwithcheck),
+		'endpoint_of_own_roles * t {-} pg_has_role(owner_id, ''MEMBER''::text)', 'endpoints by one policy')
+	FROM pg_policy WHERE polrelid = 'evinbox.endpoint'::regclass;
+SELECT results_eq(
+	$$SELECT tgname::text COLLATE "default", tgenabled::text FROM pg_trigger
+		WHERE tgrelid = 'evinbox.endpoint'::regclass AND NOT tgisinternal ORDER BY 1$$,
+	$$VALUES ('endpoint_changed', 'A'), ('endpoint_check', 'O'), ('endpoint_check_delete', 'O'), ('endpoint_enabled', 'O'),
+		('endpoint_owners_changed', 'O'), ('endpoint_owners_truncated', 'O'), ('refuse_replicated', 'R'), ('refuse_replicated_truncate', 'R')$$,
+	'triggers of endpoint');
 SELECT is(concat_ws(' ', polname, polcmd, polpermissive, polroles::regrole[], pg_get_expr(polqual, polrelid), polwithcheck),
 		'inbox_of_own_roles * t {-} pg_has_role(owner_id, ''MEMBER''::text)', 'by one policy')
 	FROM pg_policy WHERE polrelid = 'evinbox.inbox'::regclass;
 SELECT results_eq(
 	$$SELECT c.relname::text COLLATE "default" FROM pg_class c
 		WHERE relnamespace = 'evinbox'::regnamespace AND relkind = 'v' AND 'security_barrier=true' = ANY (reloptions) ORDER BY 1$$,
-	$$VALUES ('dead_letter'), ('inbox_status')$$, 'views that choose among rows keep others'' functions out');
+	$$VALUES ('dead_letter'), ('endpoint_status'), ('inbox_status'), ('webhook_attempt'), ('webhook_delivery')$$, 'views that choose among rows keep others'' functions out');
 
 -- what a dump takes along
 SELECT set_eq(
 	$$SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'evinbox'$$,
 	$$SELECT c.oid::regclass::text FROM pg_class c
 		WHERE relnamespace::regnamespace::text IN ('evinbox', 'evinbox_internal') AND relkind IN ('r', 'S')
-			AND relname NOT IN ('halt', 'attempt', 'cursor_seq', 'backlog_seq_seq')$$,
+			AND relname NOT IN ('halt', 'attempt', 'cursor_seq', 'backlog_seq_seq', 'endpoint_secret', 'endpoint_state', 'courier')$$,
 	'all is dumped that cannot be found out again');
 SELECT is_empty(
 	$$SELECT unnest(extcondition) FROM pg_extension WHERE extname = 'evinbox' EXCEPT SELECT ''$$, 'and each wholly');

@@ -1,6 +1,6 @@
 -- Nothing is for everyone, and each grant gives what it says and no more.
 BEGIN;
-SELECT plan(123);
+SELECT plan(151);
 
 -- the catalogs: no privilege for PUBLIC on anything of ours
 SELECT is_empty(
@@ -61,14 +61,17 @@ SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', NULL, 'nor ' || cal
 	FROM unnest('{pause(''privileges''),resume(''privileges''),retry(),"discard(''privileges'', 1)","replay(''privileges'', 1, 2)",
 		"erase(''T'', ''1'')",erase_actor(''User:1''),
 		"subject_feed(''T'', ''1'')","subject_feed(''T'', 1)",actor_feed(''a''),scope_feed(''a''),feed(''[]''),grouped_feed(),
-		"retry_in(''1 s'')",skip(''no''),give_up(''no''),resume_after_restore(''deliver''),dispatch_replicated(true)}'::text[]) call;
+		"retry_in(''1 s'')",skip(''no''),give_up(''no''),resume_after_restore(''deliver''),dispatch_replicated(true),
+		set_endpoint_secret(''e''),"http_request(''https://example.com'', ''{}''::jsonb)","http_request(''https://example.com'', '''')",
+		test_endpoint(''e''),resend(1),"recover(''e'', now())","webhook(NULL, NULL)","mail(NULL, NULL)"}'::text[]) call;
 SELECT throws_ok($$SELECT evinbox.track('pg_temp.mine', '{a}')$$, '42501', 'permission denied for function track', 'nor track');
 SELECT throws_ok($$SELECT evinbox.untrack('pg_temp.mine')$$, '42501', 'permission denied for function untrack', 'nor untrack');
 SELECT throws_ok($$SELECT evinbox.state_at('T', '1', now())$$, '42501', 'permission denied for function state_at', 'nor see the past');
 SELECT throws_ok(format('SELECT * FROM evinbox_internal.%I', relation), '42501', NULL, 'nor read internal ' || relation)
-	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt,incarnation,waiting}'::text[]) relation;
+	FROM unnest('{backlog,cursor_0,cursor_1,halt,attempt,incarnation,waiting,endpoint_secret,endpoint_state,request,request_default,
+		webhook_attempt,webhook_attempt_default,request_waiting,courier}'::text[]) relation;
 SELECT throws_ok(format('SELECT * FROM evinbox.%I', relation), '42501', NULL, 'nor read ' || relation)
-	FROM unnest('{event,action,template,inbox,delivery,inbox_status,dead_letter,worker_status}'::text[]) relation;
+	FROM unnest('{event,action,template,inbox,delivery,inbox_status,dead_letter,worker_status,endpoint,webhook_delivery,webhook_attempt,endpoint_status}'::text[]) relation;
 RESET ROLE;
 
 -- a role that may record
@@ -95,6 +98,10 @@ SELECT throws_ok($$SELECT * FROM evinbox_internal.outbox_0$$, '42501', NULL, 'no
 SELECT throws_ok($$SELECT evinbox_internal.make_partition()$$, '42501', NULL, 'nor makes partitions');
 SELECT throws_ok($$SET evinbox.actor_source = 'any'$$, '55P02', NULL, 'nor says who says who did it');
 SELECT throws_ok($$SET evinbox.installed = off$$, '42501', NULL, 'nor keeps workers away');
+SELECT throws_ok(format('SET evinbox.%s', setting), '55P02', NULL, 'nor sets ' || setting)
+	FROM unnest('{"webhook_allow = ''10.0.0.0/8''","webhook_allow_http = on","smtp_url = ''smtp://x''"}'::text[]) setting;
+SELECT throws_ok(format('SHOW evinbox.%s', setting), '42501', NULL, 'nor sees ' || setting)
+	FROM unnest('{smtp_url,smtp_sender,smtp_user,smtp_password,webhook_ca_file}'::text[]) setting;
 SELECT is(current_user, 'evinbox_test_recorder', 'and is still who it was');
 RESET ROLE;
 SELECT results_eq(

@@ -1,6 +1,6 @@
 -- Programs go by SQLSTATEs: those of all refusals.
 BEGIN;
-SELECT plan(166);
+SELECT plan(209);
 CREATE FUNCTION one(e evinbox.event) RETURNS void LANGUAGE sql AS '';
 CREATE FUNCTION a_set(e evinbox.event) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION guarded(e evinbox.event) RETURNS void LANGUAGE sql AS '';
@@ -231,6 +231,66 @@ SELECT lives_ok($$SELECT evinbox.track('tracked', '{v}', action => 'no such', su
 SELECT throws_ok($$INSERT INTO tracked VALUES (1, 1)$$, '23514', 'subject type "Closed" has no action "no such"');
 SELECT throws_ok($$ALTER TABLE tracked DROP v$$, '2BP01');
 SELECT throws_ok($$DROP EXTENSION evinbox$$, '2BP01');
+
+-- calls to the outside
+CREATE FUNCTION pg_temp.insert_endpoint(VARIADIC text[]) RETURNS text LANGUAGE sql AS $$
+	SELECT format('INSERT INTO evinbox.endpoint (%s) VALUES (%s)',
+		(SELECT string_agg(quote_ident($1[n]), ', ' ORDER BY n) FROM generate_series(1, cardinality($1), 2) n),
+		(SELECT string_agg(coalesce(quote_literal($1[n + 1]), 'NULL'), ', ' ORDER BY n) FROM generate_series(1, cardinality($1), 2) n))
+$$;
+SELECT lives_ok(pg_temp.insert_endpoint('name', 'e', 'url', 'https://localhost/'), 'an endpoint');
+SELECT lives_ok(pg_temp.insert_endpoint('name', 'off', 'url', 'https://localhost/', 'enabled', 'false'), 'a disabled one');
+SELECT throws_ok(pg_temp.insert_endpoint('name', '', 'url', 'https://localhost/'), '22023', 'name of an endpoint must not be empty');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'a://b', 'url', 'https://localhost/'), '22023', 'name of an endpoint must not have "://" in it');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'e', 'url', 'https://localhost/'), '23505');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', NULL), '23502', '"url" of an endpoint must not be null');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'http://localhost/'), '22023', 'URL cannot be called: it is not encrypted');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'owner', 'evinbox_test_none'), '42704');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'owner_id', '10'), '0A000');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'headers', '{"host": ""}'), '22023', 'header "host" is set by evinbox');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'headers', format('{"a": "%s"}', repeat('x', 9000))), '54000');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'scope', repeat('x', 70000)), '54000', 'endpoint is too large');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'format', 'xml'), '22023');
+SELECT throws_ok($$SELECT evinbox.set_endpoint_secret(NULL)$$, '22004', 'name of an endpoint must not be null');
+SELECT throws_ok($$SELECT evinbox.set_endpoint_secret('none')$$, '42704', 'endpoint "none" does not exist');
+SELECT throws_ok($$SELECT evinbox.set_endpoint_secret('e', 'x')$$, '22023');
+SELECT throws_ok($$SELECT evinbox.set_endpoint_secret('e', 'whsec_!')$$, '22023', 'secret is not valid base64');
+SELECT throws_ok($$SELECT evinbox.http_request(NULL, '')$$, '22004', 'target must not be null');
+SELECT throws_ok($$SELECT evinbox.http_request('none', '')$$, '42704', 'endpoint "none" does not exist');
+SELECT throws_ok($$SELECT evinbox.http_request('off', '')$$, '55000', 'endpoint "off" is disabled');
+SELECT throws_ok($$SELECT evinbox.http_request('http://localhost', '')$$, '22023');
+SELECT throws_ok($$SELECT evinbox.http_request('https://localhost', '', '[]')$$, '22023', 'headers must be a JSON object');
+SELECT throws_ok($$SELECT evinbox.http_request('https://localhost', '', method => 'TRACE')$$, '22023', 'unrecognized value for method: "TRACE"');
+SELECT throws_ok($$SELECT evinbox.http_request('https://localhost', repeat('x', 2000000))$$, '54000');
+SELECT throws_ok($$SELECT evinbox.test_endpoint('none')$$, '42704', 'endpoint "none" does not exist');
+SELECT throws_ok($$SELECT evinbox.test_endpoint('off')$$, '55000', 'endpoint "off" is disabled');
+SELECT throws_ok($$SELECT evinbox.resend(0)$$, '42704', 'delivery 0 does not exist');
+SELECT throws_ok($$SELECT evinbox.recover('none', now())$$, '42704', 'endpoint "none" does not exist');
+SELECT throws_ok($$SELECT evinbox.recover('off', now())$$, '55000', 'endpoint "off" is disabled');
+SELECT throws_ok($$SELECT evinbox.webhook(NULL, '{}')$$, '22004', 'event must not be null');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'evinbox.webhook', 'config', '[]'), '42P17', 'config of evinbox.webhook must be a JSON object');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'evinbox.webhook', 'config', '{"endpoint": "none"}'), '42704', 'endpoint "none" does not exist');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'evinbox.webhook', 'config', '{"body": "none"}'), '42883');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'evinbox.mail', 'config', '{}'), '42P17', 'config of evinbox.mail lacks "message"');
+SELECT throws_ok(pg_temp.insert_rule('handler', 'evinbox.mail', 'config', '{"message": "one"}'), '42704', 'this server sends no e-mail');
+CREATE ROLE evinbox_test_stranger;
+GRANT USAGE ON SCHEMA evinbox TO evinbox_test_stranger;
+GRANT INSERT ON evinbox.endpoint TO evinbox_test_stranger;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evinbox TO evinbox_test_stranger;
+SELECT evinbox.http_request('e', '') AS delivery \gset
+SET LOCAL ROLE evinbox_test_stranger;
+SELECT throws_ok(format('SELECT evinbox.%s', call), '42501', message, call)
+	FROM (VALUES ('set_endpoint_secret(''e'')', 'must be member of the owner of endpoint "e"'),
+		('http_request(''e'', '''')', 'must be member of the owner of endpoint "e"'),
+		('test_endpoint(''e'')', 'must be member of the owner of endpoint "e"'),
+		('recover(''e'', now())', 'must be member of the owner of endpoint "e"'),
+		('webhook(ROW(1, ''A'', ''1'', ''b'', NULL, NULL, ''{}'', NULL, NULL, NULL, 0::smallint, now(), now()), ''{"endpoint": "e"}'')',
+			'endpoint "e" belongs to another role than the rule')) v (call, message);
+SELECT throws_ok(format('SELECT evinbox.resend(%s)', :delivery), '42501');
+SELECT throws_ok(pg_temp.insert_endpoint('name', 'i', 'url', 'https://localhost/', 'owner', session_user), '42501');
+SELECT throws_ok($$INSERT INTO evinbox.endpoint (name, url, id) OVERRIDING SYSTEM VALUE VALUES ('i', 'https://localhost/', 1000)$$, '42501',
+	'only superusers may choose the id of an endpoint');
+RESET ROLE;
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -15,6 +15,7 @@ is(scalar @examples, 2, 'README has two examples');
 
 my ($feeds) = $readme =~ /^## Feeds and sentences\n.*?^```sql\n(.*?)^```$/ms;
 my ($tracking) = $readme =~ /^## Tracking tables\n.*?^```sql\n(.*?)^```$/ms;
+my ($calls) = $readme =~ /^## Calls to the outside\n.*?^```sql\n(.*?)^```$/ms;
 my ($grants) = $readme =~ /^```sql\n(GRANT USAGE.*?)^```$/ms;
 my @settings = $readme =~ /^\| `(evinbox\.\w+)` \| `(\w+)` \|/mg;
 
@@ -47,6 +48,10 @@ like($node->safe_psql('postgres', $feeds),
 like($node->safe_psql('postgres', $tracking),
 	qr/^\nissues\|42\|status_changed\|\{"to": "closed", "from": "open"\}\n\{"id": 42, "title": "It does not work", "status": "closed"\}$/,
 	'a tracked table records its transitions');
+
+# in a transaction that is undone, so that nothing is sent
+like($node->safe_psql('postgres', "BEGIN;\n$calls\nROLLBACK"),
+	qr/^t\n\d+\n\d+\nopen\|0\|0$/, 'calls to the outside are queued');
 
 $node->safe_psql('postgres', "CREATE ROLE app LOGIN; $grants");
 like(

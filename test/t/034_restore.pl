@@ -307,7 +307,7 @@ add_inbox($target, 'used', 'mine');
 record_many($target, 'used', 10);
 wait_for_handled($target, 'used', 'mine', 10, 'used: a rule of its own');
 command_fails_like([ 'pg_restore', '--data-only', '-d', $target->connstr('used'), "$dumps/custom" ],
-	qr/ERROR:  cannot restore a dump into a database that has rules or events/, 'used: a dump is refused');
+	qr/ERROR:  cannot restore a dump into a database that has rules, endpoints or events/, 'used: a dump is refused');
 is_exactly_once($target, 'used', 'mine', 'used: it goes on');
 is_sql($target, 'used',
 	'SELECT count(*), (SELECT count(*) FROM evinbox_internal.incarnation), (SELECT max(seq) > 1000000 FROM'

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * url.h
+ *		Is something a URL that can be called?
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVI_URL_H
+#define EVI_URL_H
+
+extern const char *evi_url_fault(const char *url, bool allow_http);
+extern void evi_url_check(const char *url);
+
+#endif							/* EVI_URL_H */
