@@ -173,7 +173,7 @@ disable(const EviRoute *route)
 	(void) evi_query_run(&update, args, NULL, 0);
 
 	/* somebody may have closed its subject type, or added a trigger: that is no reason to end */
-	(void) evi_brief_try(record_event, &disabled, "record that an endpoint was disabled");
+	(void) evi_brief_try(EVI_BRIEF_RECORD_DISABLED, record_event, &disabled);
 	ereport(LOG,
 			(errmsg("endpoint \"%s\" is disabled: %s", TextDatumGetCString(disabled.name),
 					disabled.fault),

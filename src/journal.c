@@ -119,7 +119,7 @@ make_days(const char *table, int64 today)
 		Day			day = {.table = table, .number = number};
 
 		if (!OidIsValid(oid_of(psprintf("%s_%s", table, date_of(number)))))
-			left |= !evi_brief_try(make, &day, "make a partition for webhooks");
+			left |= !evi_brief_try(EVI_BRIEF_MAKE_DAY, make, &day);
 	}
 	return left;
 }
@@ -196,7 +196,7 @@ drop_days(const char *table, TimestampTz expired, int64 *oldest)
 			(strcmp(table, REQUESTS) == 0 &&
 			 is_needed(start_of(day->number), start_of(day->number + 1))))
 			*oldest = Min(*oldest, day->number);
-		else if (!evi_brief_try(drop, day, "drop an expired partition of webhooks"))
+		else if (!evi_brief_try(EVI_BRIEF_DROP_DAY, drop, day))
 			left = true;
 	}
 	return left;
@@ -299,7 +299,7 @@ empty_default(const char *table, TimestampTz expired)
 	if (is_empty || has_since(table, expired) ||
 		(strcmp(table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, expired)))
 		return false;
-	return !evi_brief_try(truncate_default, &day, "empty a default partition of webhooks");
+	return !evi_brief_try(EVI_BRIEF_EMPTY_DAYS, truncate_default, &day);
 }
 
 /* What has expired comes in no more. */

@@ -63,6 +63,7 @@ typedef struct Making
 } Making;
 
 static bool make_behind(int64 id);
+static bool make(void *arg);
 static bool place_behind(int64 id, int64 size, int64 *from, int64 *to, Oid *default_relid);
 static int64 highest_in_block(const EviPartition *partitions, int count, int i);
 static EviPartition default_partition(void);
@@ -191,9 +192,20 @@ make_behind(int64 id)
 	 */
 	if (default_makes_range(&making))
 		return true;
-	if (place_behind(id, size, &from, &to, &default_relid))
-		make_partition(psprintf("event_" INT64_FORMAT, from), from, to);
-	return false;
+	if (!place_behind(id, size, &making.from, &making.to, &default_relid))
+		return false;
+	making.name = psprintf("event_" INT64_FORMAT, making.from);
+	return !evi_brief_try(EVI_BRIEF_MAKE, make, &making);
+}
+
+/* A table that refers to events is locked as well: its owner may be about to lock ours. */
+static bool
+make(void *arg)
+{
+	const Making *making = arg;
+
+	make_partition(making->name, making->from, making->to);
+	return true;
 }
 
 /* Is it one that evinbox made, and not somebody who has attached a table? */
