@@ -75,6 +75,14 @@
 #define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
 #endif
 
+/* 17: a set of events to wait for may belong to a resource owner */
+#if PG_VERSION_NUM < 170000
+#define evi_create_wait_event_set(nevents) \
+	CreateWaitEventSet(TopMemoryContext, (nevents))
+#else
+#define evi_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))
+#endif
+
 /* 17: the number of a backend's current transaction is part of a struct */
 #if PG_VERSION_NUM < 170000
 #define EVI_MY_LXID (MyProc->lxid)

@@ -3,11 +3,11 @@
  * coordinator.c
  *		One process for each database that has the extension: housekeeping.
  *
- * It says who gets a runner, empties segments of the outbox and of the cursors,
- * makes backlogs for lanes that stand still, and partitions ahead of need, and
- * drops those that have expired. It runs no code of any user. It works when it is told to at a commit, and again
- * after a while if something has to wait for a lock or for a lane; else it
- * sleeps.
+ * It says who gets a runner, and whether there is a courier, empties segments
+ * of the outbox and of the cursors, makes backlogs for lanes that stand still,
+ * and partitions ahead of need, and drops those that have expired. It runs no
+ * code of any user. It works when it is told to at a commit, and again after a
+ * while if something has to wait for a lock or for a lane; else it sleeps.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,9 +28,11 @@
 #include "compat.h"
 #include "cursor.h"
 #include "duty.h"
+#include "errand.h"
 #include "evinbox.h"
 #include "inbox.h"
 #include "incarnation.h"
+#include "journal.h"
 #include "outbox.h"
 #include "owner.h"
 #include "partition.h"
@@ -123,6 +125,7 @@ evi_coordinator_main(Datum arg)
 		if (condition == CONDITION_UNFIT)
 		{
 			evi_roster_want_none(database);
+			evi_errand_want_none();
 			evi_worker_settle();
 			evi_worker_wait(MAX_LOOK_MS, "waiting for ALTER EXTENSION evinbox UPDATE");
 			continue;
@@ -135,6 +138,7 @@ evi_coordinator_main(Datum arg)
 		/* while owners take turns, every commit wakes us, and most for that alone */
 		if (condition == CONDITION_QUIET)
 		{
+			evi_errand_want_none();
 			left = do_chore(evi_partition_make);
 			left |= do_chore(look_after_owners);
 		}
@@ -146,6 +150,10 @@ evi_coordinator_main(Datum arg)
 		}
 		else
 			left = true;
+
+		/* somebody waits for it */
+		if (condition == CONDITION_GOOD && !evi_errand_is_wanted())
+			left |= do_chore(evi_errand_look);
 		evi_worker_settle();
 
 		/* only looks in vain make the next one later */
@@ -153,6 +161,9 @@ evi_coordinator_main(Datum arg)
 		if (turn >= 0 && (timeout < 0 || turn < timeout))
 			timeout = turn;
 		expiry = condition == CONDITION_GOOD ? evi_retention_wait_ms() : -1;
+		if (expiry >= 0 && (timeout < 0 || expiry < timeout))
+			timeout = expiry;
+		expiry = condition == CONDITION_GOOD ? evi_journal_wait_ms() : -1;
 		if (expiry >= 0 && (timeout < 0 || expiry < timeout))
 			timeout = expiry;
 		if (!evi_worker_wait(timeout, "waiting for something to look after"))
@@ -345,6 +356,8 @@ do_chores(Oid database)
 	left |= do_chore(evi_backlog_trim);
 	left |= do_chore(evi_partition_make);
 	left |= expire();
+	left |= do_chore(evi_journal_keep);
+	left |= do_chore(evi_errand_look);
 	left |= do_chore(look_after_owners);
 	return left;
 }

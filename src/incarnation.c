@@ -180,6 +180,7 @@ evinbox_incarnation_changed(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	evi_wakeup_runners();
 	evi_wakeup_coordinator();
+	evi_wakeup_courier();
 	return PointerGetDatum(NULL);
 }
 

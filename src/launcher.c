@@ -5,7 +5,7 @@
  *
  * It is connected to no database, so that none is in its way or it in theirs.
  * When databases have changed, it sends a scout, who wants a coordinator for
- * each that has the extension; coordinators want runners. Whatever is wanted
+ * each that has the extension; coordinators want runners and couriers. Whatever is wanted
  * and not there is started, after a growing pause if it did not last; what is
  * not wanted any more is ended.
  *
@@ -304,6 +304,7 @@ register_worker(int slot, EviWorkerKind kind)
 		[EVI_SCOUT] = {"evinbox scout", EVI_SCOUT_MAIN},
 		[EVI_COORDINATOR] = {"evinbox coordinator", EVI_COORDINATOR_MAIN},
 		[EVI_RUNNER] = {"evinbox runner", EVI_RUNNER_MAIN},
+		[EVI_COURIER] = {"evinbox courier", EVI_COURIER_MAIN},
 	};
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;

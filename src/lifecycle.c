@@ -246,6 +246,7 @@ prepare_for(Node *statement)
 			{
 				evi_wakeup_runners();
 				evi_wakeup_coordinator();
+				evi_wakeup_courier();
 			}
 			break;
 		default:

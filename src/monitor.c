@@ -106,6 +106,7 @@ evinbox_workers(PG_FUNCTION_ARGS)
 		[EVI_SCOUT] = "scout",
 		[EVI_COORDINATOR] = "coordinator",
 		[EVI_RUNNER] = "runner",
+		[EVI_COURIER] = "courier",
 	};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	int			slots = evi_shmem_available() ? evi_shmem_slots() : 0;

@@ -157,6 +157,20 @@ evi_query_value(uint64 row, int column, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
 }
 
+/* values of a type as an argument; "isnull" may be NULL */
+Datum
+evi_query_array(Oid type, Datum *values, bool *isnull, int count)
+{
+	int16		length;
+	bool		by_value;
+	char		alignment;
+	int			lower = 1;
+
+	get_typlenbyvalalign(type, &length, &by_value, &alignment);
+	return PointerGetDatum(construct_md_array(values, isnull, 1, &count, &lower, type, length,
+											  by_value, alignment));
+}
+
 /* returns the nest level that AtEOXact_GUC() takes to undo it */
 int
 evi_search_path_set(const char *search_path)

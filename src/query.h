@@ -41,6 +41,7 @@ extern uint64 evi_query_run_alone(EviQuery *query, Datum *args, const char *null
 extern uint64 evi_query_run_latest(EviQuery *query, Datum *args);
 extern void evi_query_utility(const char *sql);
 extern void evi_query_select(const char *sql);
+extern Datum evi_query_array(Oid type, Datum *values, bool *isnull, int count);
 extern Datum evi_query_value(uint64 row, int column, bool *isnull);
 
 extern int	evi_search_path_set(const char *search_path);

@@ -4,7 +4,7 @@
  *		What the processes of evinbox share: a table of workers.
  *
  * Slot 0 is the launcher's, slot 1 the scout's. A coordinator's slot is taken
- * by the scout, a runner's by the coordinator of its database; the launcher
+ * by the scout, a runner's or courier's by the coordinator of its database; the launcher
  * starts whatever is wanted, and frees the slot of what is neither wanted nor
  * running. How runners share their work is said in duty.c.
  *
@@ -176,6 +176,7 @@ evi_shmem_want(EviWorkerKind kind, Oid database, Oid owner, int number)
 	vacant->next_start_at = 0;
 	vacant->starts = 0;
 	vacant->failures = 0;
+	pg_atomic_write_u64(&vacant->failed_at, 0);
 	return true;
 }
 
@@ -264,6 +265,25 @@ evi_shmem_wake(EviWorkerKind kind, Oid database)
 		if (worker->kind == kind && worker->database == database)
 			evi_shmem_wake_worker(worker);
 	}
+}
+
+/* The database's courier; or its coordinator, to want one, if there is none. */
+void
+evi_shmem_wake_courier(Oid database)
+{
+	for (int i = 1; i < evi_shmem_slots(); i++)
+	{
+		EviWorker  *worker = &shared->worker[i];
+
+		/* one that is not there yet will look by itself */
+		if (worker->kind == EVI_COURIER && worker->database == database &&
+			worker->state != EVI_WORKER_FREE && worker->wanted)
+		{
+			evi_shmem_wake_worker(worker);
+			return;
+		}
+	}
+	evi_shmem_wake(EVI_COORDINATOR, database);
 }
 
 /*
@@ -508,6 +528,7 @@ startup_shmem(void)
 			pg_atomic_init_u32(&worker->moves, 0);
 			pg_atomic_init_u32(&worker->is_to_leave, 0);
 			pg_atomic_init_u32(&worker->watches, 0);
+			pg_atomic_init_u64(&worker->failed_at, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -551,6 +572,10 @@ detach_worker(int code, Datum arg)
 	evi_shmem_wake(EVI_LAUNCHER, InvalidOid);
 	if (gave_way)
 		evi_shmem_wake(EVI_COORDINATOR, worker->database);
+
+	/* what it was at may be to blame: its successor is careful */
+	if (worker->kind == EVI_COURIER && code != 0 && !is_told_to_end)
+		pg_atomic_write_u64(&worker->failed_at, (uint64) GetCurrentTimestamp());
 
 	/* who is on duty now has not heard of what came while we were leaving */
 	if (worker->kind == EVI_RUNNER)

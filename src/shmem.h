@@ -16,7 +16,8 @@ typedef enum EviWorkerKind
 	EVI_LAUNCHER,
 	EVI_SCOUT,
 	EVI_COORDINATOR,
-	EVI_RUNNER
+	EVI_RUNNER,
+	EVI_COURIER
 } EviWorkerKind;
 
 typedef enum EviWorkerState
@@ -55,6 +56,7 @@ typedef struct EviWorker
 	pg_atomic_uint32 moves;		/* a runner or coordinator: how often it has changed what others know */
 	pg_atomic_uint32 is_to_leave;	/* the coordinator, the runner itself: somebody else needs the place */
 	pg_atomic_uint32 watches;	/* the coordinator: there are owners without a runner */
+	pg_atomic_uint64 failed_at; /* a courier: when one has ended by an error; or 0 */
 } EviWorker;
 
 extern void evi_shmem_init(void);
@@ -71,6 +73,7 @@ extern void evi_shmem_attach(int slot);
 extern void evi_shmem_note_ready(void);
 
 extern void evi_shmem_wake(EviWorkerKind kind, Oid database);
+extern void evi_shmem_wake_courier(Oid database);
 extern void evi_shmem_wake_worker(EviWorker *worker);
 extern uint32 evi_shmem_wakeups(void);
 extern void evi_shmem_set_idle(bool is_idle);

@@ -22,6 +22,7 @@
 /* what to do at commit; void if the transaction aborts */
 static bool wake_runners = false;
 static bool wake_coordinator = false;
+static bool wake_courier = false;
 static bool wake_launcher = false;
 static bool wake_everybody = false;
 
@@ -58,7 +59,7 @@ evi_wakeup_coordinator(void)
 void
 evi_wakeup_courier(void)
 {
-	evi_wakeup_coordinator();
+	note(&wake_courier);
 }
 
 /* what all databases share has changed, such as roles */
@@ -109,6 +110,8 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 		evi_duty_wake(MyDatabaseId);
 	if (is_commit && wake_coordinator)
 		evi_shmem_wake(EVI_COORDINATOR, MyDatabaseId);
+	if (is_commit && wake_courier)
+		evi_shmem_wake_courier(MyDatabaseId);
 	for (int i = 1; is_commit && wake_everybody && i < evi_shmem_slots(); i++)
 		evi_shmem_wake_worker(evi_shmem_slot(i));
 	if (is_commit && wake_everybody)
@@ -118,6 +121,6 @@ end_transaction(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 	if (let_in)
 		evi_shmem_let_in();
 
-	wake_runners = wake_coordinator = wake_launcher = wake_everybody = false;
+	wake_runners = wake_coordinator = wake_courier = wake_launcher = wake_everybody = false;
 	wake_runners_at_any_end = let_in = false;
 }

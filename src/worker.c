@@ -20,6 +20,7 @@
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -31,7 +32,11 @@ static long stats_due_ms = 0;
 /* those that the next look will be later than */
 static uint32 seen_wakeups = 0;
 
+/* if this worker waits for a descriptor as well: latch, postmaster, descriptor */
+static WaitEventSet *watched = NULL;
+
 static void end_worker(SIGNAL_ARGS);
+static int	wait_once(long ms, uint32 wait_event);
 
 /* The first thing that a worker calls. Tells what its slot says. */
 void
@@ -73,6 +78,16 @@ evi_worker_name(const char *name)
 	evi_disable_transaction_timeout();
 }
 
+/* From now on, waiting ends also when this can be read. */
+void
+evi_worker_watch(int descriptor)
+{
+	watched = evi_create_wait_event_set(3);
+	AddWaitEventToSet(watched, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(watched, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(watched, WL_SOCKET_READABLE, descriptor, NULL, NULL);
+}
+
 /*
  * Sleeps until the worker is woken, if it was not since the last call, or
  * until the time is over; -1 for no limit. Returns whether the time is over.
@@ -95,7 +110,7 @@ evi_worker_wait(long timeout_ms, const char *what)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		long		ms = stats_due_ms > 0 ? stats_due_ms : -1;
-		int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+		int			events;
 
 		if (end != DT_NOEND)
 		{
@@ -103,10 +118,8 @@ evi_worker_wait(long timeout_ms, const char *what)
 
 			ms = ms < 0 ? left : Min(ms, left);
 		}
-		if (ms >= 0)
-			events |= WL_TIMEOUT;
-
-		if (WaitLatch(MyLatch, events, ms, wait_event) & WL_TIMEOUT)
+		events = wait_once(ms, wait_event);
+		if (events & WL_TIMEOUT)
 		{
 			/* reporting statistics is nothing to look for work after */
 			stats_due_ms = stats_due_ms > 0 ? pgstat_report_stat(true) : 0;
@@ -114,6 +127,8 @@ evi_worker_wait(long timeout_ms, const char *what)
 		}
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
+		if (events & WL_SOCKET_READABLE)
+			break;
 	}
 	evi_shmem_set_idle(false);
 	seen_wakeups = evi_shmem_wakeups();
@@ -124,6 +139,18 @@ evi_worker_wait(long timeout_ms, const char *what)
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 	return is_over;
+}
+
+/* Returns what has happened. */
+static int
+wait_once(long ms, uint32 wait_event)
+{
+	WaitEvent	event;
+
+	if (!watched)
+		return WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (ms >= 0 ? WL_TIMEOUT : 0),
+						 ms, wait_event);
+	return WaitEventSetWait(watched, ms, &event, 1, wait_event) > 0 ? event.events : WL_TIMEOUT;
 }
 
 /* after a turn; without the report, autovacuum would never see what we write */

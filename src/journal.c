@@ -1,0 +1,381 @@
+/*-------------------------------------------------------------------------
+ *
+ * journal.c
+ *		Partitions of what was sent, by the day.
+ *
+ * Requests and attempts are kept for evinbox.webhook_log_retention, and go with
+ * the partition of their day. Those of the next days are made ahead, while
+ * nothing is in their range yet; what comes in a day without one, as the first
+ * ones after the extension was created, is in the default partition, which is
+ * emptied when all in it has expired.
+ *
+ * A request that is not dealt with, or waits for another attempt, keeps its
+ * partition. Attempts stay as long as requests of their day or an earlier one
+ * do: they tell a courier what is done with.
+ *
+ * Days are those of UTC. Whoever needs the tables is kept waiting for a moment
+ * at the most.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "brief.h"
+#include "evinbox.h"
+#include "guc.h"
+#include "journal.h"
+#include "query.h"
+#include "relation.h"
+
+#define DAYS_AHEAD 3
+#define REQUESTS "request"
+#define ATTEMPTS "webhook_attempt"
+
+/* a partition that there is, or is to be */
+typedef struct Day
+{
+	const char *table;			/* REQUESTS, ATTEMPTS */
+	Oid			relid;			/* if it is there */
+	int64		number;			/* days since 2000-01-01 */
+} Day;
+
+/* when to look again, and by which setting that was found out */
+static TimestampTz next_at = 0;
+static int	known_retention_s = 0;
+
+static bool make_days(const char *table, int64 today);
+static bool make(void *arg);
+static bool lock_out_makers(void);
+static void make_in_extension(const Day *day);
+static bool drop_days(const char *table, TimestampTz expired, int64 *oldest);
+static List *days_of(const char *table);
+static int64 number_of(const char *table, const char *name);
+static int	compare_days(const ListCell *a, const ListCell *b);
+static bool is_needed(TimestampTz from, TimestampTz to);
+static bool drop(void *arg);
+static bool empty_default(const char *table, TimestampTz expired);
+static bool truncate_default(void *arg);
+static void forget_dead(void);
+static bool has_since(const char *table, TimestampTz since);
+static Oid	oid_of(const char *table);
+static char *date_of(int64 number);
+static TimestampTz start_of(int64 number);
+
+/* Makes, drops and empties what it is time for. Returns whether to try again before long. */
+bool
+evi_journal_keep(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz expired;
+	int64		today = now / USECS_PER_DAY;
+	int64		oldest = PG_INT64_MAX;
+	bool		left;
+
+	if (now < next_at && evi_guc_webhook_log_retention_s() == known_retention_s)
+		return false;
+	known_retention_s = evi_guc_webhook_log_retention_s();
+	expired = now - known_retention_s * USECS_PER_SEC;
+	next_at = start_of(today + 1);
+
+	left = make_days(REQUESTS, today);
+	left |= make_days(ATTEMPTS, today);
+	left |= empty_default(REQUESTS, expired);
+	left |= drop_days(REQUESTS, expired, &oldest);
+	left |= empty_default(ATTEMPTS, expired);
+	left |= drop_days(ATTEMPTS, expired, &oldest);
+	if (left)
+		next_at = 0;
+	return left;
+}
+
+/* how long it is until there is something to do */
+long
+evi_journal_wait_ms(void)
+{
+	return Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_at), 1);
+}
+
+static bool
+make_days(const char *table, int64 today)
+{
+	bool		left = false;
+
+	for (int64 number = today + 1; number <= today + DAYS_AHEAD; number++)
+	{
+		Day			day = {.table = table, .number = number};
+
+		if (!OidIsValid(oid_of(psprintf("%s_%s", table, date_of(number)))))
+			left |= !evi_brief_try(make, &day, "make a partition for webhooks");
+	}
+	return left;
+}
+
+static bool
+make(void *arg)
+{
+	const Day  *day = arg;
+
+	if (!lock_out_makers() ||
+		!ConditionalLockRelationOid(oid_of(day->table), ShareUpdateExclusiveLock) ||
+		!ConditionalLockRelationOid(oid_of(psprintf("%s_default", day->table)),
+									AccessExclusiveLock))
+		return false;
+	make_in_extension(day);
+	return true;
+}
+
+/* A restore makes partitions of events, and would change the extension's row at the same time. */
+static bool
+lock_out_makers(void)
+{
+	return ConditionalLockRelationOid(evi_relation_oid(EVI_EVENT), ShareUpdateExclusiveLock);
+}
+
+/* What is made belongs to the extension, and its rows to a dump. */
+static void
+make_in_extension(const Day *day)
+{
+	bool		was_creating = creating_extension;
+	Oid			former = CurrentExtensionObject;
+	char	   *name = psprintf(EVI_INTERNAL_SCHEMA ".%s_%s", day->table, date_of(day->number));
+
+	creating_extension = true;
+	CurrentExtensionObject = get_extension_oid(EVI_EXTENSION, false);
+	PG_TRY();
+	{
+		evi_query_utility(psprintf("CREATE TABLE %s (LIKE " EVI_INTERNAL_SCHEMA ".%s INCLUDING DEFAULTS"
+								   " INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE)",
+								   name, day->table));
+		evi_query_utility(psprintf("ALTER TABLE " EVI_INTERNAL_SCHEMA ".%s ATTACH PARTITION %s"
+								   " FOR VALUES FROM ('%s 00:00:00+00') TO ('%s 00:00:00+00')",
+								   day->table, name, date_of(day->number), date_of(day->number + 1)));
+		evi_query_select(psprintf("SELECT pg_catalog.pg_extension_config_dump('%s', '')", name));
+	}
+	PG_FINALLY();
+	{
+		creating_extension = was_creating;
+		CurrentExtensionObject = former;
+	}
+	PG_END_TRY();
+}
+
+/* From the oldest on; attempts only if their requests are gone. Tells the oldest one that stays. */
+static bool
+drop_days(const char *table, TimestampTz expired, int64 *oldest)
+{
+	bool		left = false;
+	int64		limit = *oldest;
+	ListCell   *lc;
+
+	foreach(lc, days_of(table))
+	{
+		Day		   *day = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (start_of(day->number + 1) > expired)
+		{
+			next_at = Min(next_at, start_of(day->number + 1) + known_retention_s * USECS_PER_SEC);
+			*oldest = Min(*oldest, day->number);
+			break;
+		}
+		if (day->number >= limit ||
+			(strcmp(table, REQUESTS) == 0 &&
+			 is_needed(start_of(day->number), start_of(day->number + 1))))
+			*oldest = Min(*oldest, day->number);
+		else if (!evi_brief_try(drop, day, "drop an expired partition of webhooks"))
+			left = true;
+	}
+	return left;
+}
+
+/* the partitions by the day, oldest first */
+static List *
+days_of(const char *table)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, find_inheritance_children(oid_of(table), NoLock))
+	{
+		char	   *name = get_rel_name(lfirst_oid(lc));
+		int64		number = name ? number_of(table, name) : -1;
+		Day		   *day;
+
+		if (number < 0)
+			continue;
+		day = palloc(sizeof(Day));
+		*day = (Day) {table, lfirst_oid(lc), number};
+		result = lappend(result, day);
+	}
+	list_sort(result, compare_days);
+	return result;
+}
+
+/* which day a partition's name says; -1 if none */
+static int64
+number_of(const char *table, const char *name)
+{
+	size_t		length = strlen(table);
+	int			date;
+
+	if (strncmp(name, table, length) != 0 || name[length] != '_' ||
+		strlen(name + length + 1) != 8 || strspn(name + length + 1, "0123456789") != 8)
+		return -1;
+	date = atoi(name + length + 1);
+	return date2j(date / 10000, date / 100 % 100, date % 100) - POSTGRES_EPOCH_JDATE;
+}
+
+static int
+compare_days(const ListCell *a, const ListCell *b)
+{
+	const Day  *left = lfirst(a);
+	const Day  *right = lfirst(b);
+
+	return (left->number > right->number) - (left->number < right->number);
+}
+
+/* Is there a request of that time that is not dealt with, or waits? */
+static bool
+is_needed(TimestampTz from, TimestampTz to)
+{
+	static EviQuery select = {
+		.sql = "SELECT EXISTS (SELECT FROM evinbox_internal.request_waiting w"
+		"  WHERE w.created_at OPERATOR(pg_catalog.>=) $1 AND w.created_at OPERATOR(pg_catalog.<) $2"
+		"  AND w.state OPERATOR(pg_catalog.<>) 'dead')"
+		" OR EXISTS (SELECT FROM evinbox_internal.request r"
+		"  WHERE r.created_at OPERATOR(pg_catalog.>=) $1 AND r.created_at OPERATOR(pg_catalog.<) $2"
+		"  AND r.xid OPERATOR(pg_catalog.>=) COALESCE("
+		"   (SELECT pg_catalog.pg_snapshot_xmin(c.done) FROM evinbox_internal.courier c LIMIT 1), '0')"
+		"  AND pg_catalog.pg_visible_in_snapshot(r.xid,"
+		"   (SELECT c.done FROM evinbox_internal.courier c LIMIT 1)) IS NOT TRUE)",
+		.expected = SPI_OK_SELECT,
+		.nargs = 2,
+		.argtypes = {TIMESTAMPTZOID, TIMESTAMPTZOID},
+	};
+	Datum		args[] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to)};
+	bool		isnull;
+
+	(void) evi_query_run(&select, args, NULL, 0);
+	return DatumGetBool(evi_query_value(0, 1, &isnull));
+}
+
+static bool
+drop(void *arg)
+{
+	const Day  *day = arg;
+	char	   *name = psprintf(EVI_INTERNAL_SCHEMA ".%s_%s", day->table, date_of(day->number));
+
+	if (!lock_out_makers() || !evi_brief_lock(oid_of(day->table), InvalidOid, day->relid))
+		return false;
+	evi_query_utility(psprintf("ALTER EXTENSION " EVI_EXTENSION " DROP TABLE %s", name));
+	evi_query_utility(psprintf("DROP TABLE %s", name));
+	forget_dead();
+	return true;
+}
+
+/* If there is something in it, and nothing that has not expired. */
+static bool
+empty_default(const char *table, TimestampTz expired)
+{
+	Relation	rel = relation_open(oid_of(psprintf("%s_default", table)), AccessShareLock);
+	bool		is_empty = RelationGetNumberOfBlocks(rel) == 0;
+	Day			day = {.table = table, .relid = RelationGetRelid(rel)};
+
+	relation_close(rel, AccessShareLock);
+	if (is_empty || has_since(table, expired) ||
+		(strcmp(table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, expired)))
+		return false;
+	return !evi_brief_try(truncate_default, &day, "empty a default partition of webhooks");
+}
+
+/* What has expired comes in no more. */
+static bool
+truncate_default(void *arg)
+{
+	const Day  *day = arg;
+
+	if (!ConditionalLockRelationOid(day->relid, AccessExclusiveLock) ||
+		has_since(day->table, GetCurrentTimestamp() - known_retention_s * USECS_PER_SEC))
+		return false;
+	evi_query_utility(psprintf("TRUNCATE " EVI_INTERNAL_SCHEMA ".%s_default", day->table));
+	forget_dead();
+	return true;
+}
+
+/* Without their requests, they cannot be tried again. */
+static void
+forget_dead(void)
+{
+	static EviQuery delete = {
+		.sql = "DELETE FROM evinbox_internal.request_waiting w"
+		" WHERE w.state OPERATOR(pg_catalog.=) 'dead' AND (SELECT true FROM evinbox_internal.request r"
+		"  WHERE r.id OPERATOR(pg_catalog.=) w.request_id"
+		"  AND r.created_at OPERATOR(pg_catalog.=) w.created_at LIMIT 1) IS NULL",
+		.expected = SPI_OK_DELETE,
+		.nargs = 0,
+	};
+
+	(void) evi_query_run(&delete, NULL, NULL, 0);
+}
+
+/* Has the default partition anything since then? */
+static bool
+has_since(const char *table, TimestampTz since)
+{
+	static EviQuery select_requests = {
+		.sql = "SELECT FROM evinbox_internal.request_default r"
+		" WHERE r.created_at OPERATOR(pg_catalog.>=) $1 LIMIT 1",
+		.expected = SPI_OK_SELECT,
+		.nargs = 1,
+		.argtypes = {TIMESTAMPTZOID},
+	};
+	static EviQuery select_attempts = {
+		.sql = "SELECT FROM evinbox_internal.webhook_attempt_default a"
+		" WHERE a.started_at OPERATOR(pg_catalog.>=) $1 LIMIT 1",
+		.expected = SPI_OK_SELECT,
+		.nargs = 1,
+		.argtypes = {TIMESTAMPTZOID},
+	};
+	Datum		arg = TimestampTzGetDatum(since);
+
+	return evi_query_run(strcmp(table, REQUESTS) == 0 ? &select_requests : &select_attempts,
+						 &arg, NULL, 0) > 0;
+}
+
+static Oid
+oid_of(const char *table)
+{
+	return get_relname_relid(table, get_namespace_oid(EVI_INTERNAL_SCHEMA, false));
+}
+
+/* as it stands in names, and as PostgreSQL reads it */
+static char *
+date_of(int64 number)
+{
+	int			year;
+	int			month;
+	int			day;
+
+	j2date((int) number + POSTGRES_EPOCH_JDATE, &year, &month, &day);
+	return psprintf("%04d%02d%02d", year, month, day);
+}
+
+static TimestampTz
+start_of(int64 number)
+{
+	return number * USECS_PER_DAY;
+}
