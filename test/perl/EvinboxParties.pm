@@ -131,8 +131,6 @@ sub start_nginx
 # Knows the names that it is told: at 127.0.0.1, port 53, where this machine asks
 # in its own network. Others do not exist, but for those under .silent, about which
 # nobody answers.
-#
-# usage: start_names()
 sub start_names
 {
 	my $directory = directory_of('names');
@@ -258,7 +256,7 @@ sub make_authority
 }
 
 # usage: make_certificate($name, $authority, $alternative names, @options of openssl x509)
-# Without the option -days, it is good for two days.
+# It is good for two days, unless these say otherwise.
 sub make_certificate
 {
 	my ($name, $authority, $alternatives, @options) = @_;
@@ -268,7 +266,7 @@ sub make_certificate
 		'-keyout', certificate_file($name, 'key'), '-out', certificate_file($name, 'csr'));
 	openssl('x509', '-req', '-in', certificate_file($name, 'csr'), '-CA', certificate_file($authority, 'pem'),
 		'-CAkey', certificate_file($authority, 'key'), '-CAcreateserial',
-		'-extfile', certificate_file($name, 'ext'), '-out', certificate_file($name, 'pem'), '-days', '2', @options);
+		'-extfile', certificate_file($name, 'ext'), '-out', certificate_file($name, 'pem'), @options ? @options : ('-days', '2'));
 	return certificate_file($name, 'pem');
 }
 
@@ -296,10 +294,10 @@ sub add_endpoint
 	my %all = (name => $name, url => $url, retries => '{50 ms}', %column);
 	my @names = sort keys %all;
 
-	$node->safe_psql($db,
+	return $node->safe_psql($db,
 			'INSERT INTO evinbox.endpoint (' . join(', ', @names) . ') VALUES ('
-		  . join(', ', map { "\$value\$$all{$_}\$value\$" } @names) . ')');
-	return $node->safe_psql($db, "SELECT evinbox.set_endpoint_secret('$name')");
+		  . join(', ', map { "\$value\$$all{$_}\$value\$" } @names) . ');'
+		  . "SELECT evinbox.set_endpoint_secret('$name')");
 }
 
 # What became of a delivery's attempts: "1 retry 500, 2 delivered 200".
@@ -356,7 +354,6 @@ sub run_party
 	$party{pid} = fork() // die "could not fork: $!";
 	if ($party{pid} == 0)
 	{
-		delete local $ENV{EVINBOX_PARTIES};
 		local $ENV{NODE_PATH} = ($ENV{EVINBOX_MODULES} // '') . '/node_modules';
 		open(STDIN, '<&', $stdin) and open(STDOUT, '>&', $stdout) or POSIX::_exit(1);
 		close $party{in};

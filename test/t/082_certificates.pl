@@ -17,8 +17,12 @@ make_certificate('right', 'authority', 'DNS:localhost, IP:127.0.0.1');
 make_certificate('elsewhere', 'authority', 'DNS:elsewhere.test');
 make_certificate('strange', 'stranger', 'DNS:localhost');
 
-# OpenSSL takes no day before today, but days that are over.
-make_certificate('expired', 'authority', 'DNS:localhost', '-days', '-1');
+# Some versions of OpenSSL take a number of days below zero, others an end.
+my $help = join '', run_command([ 'openssl', 'x509', '-help' ]);
+make_certificate('expired', 'authority', 'DNS:localhost',
+	$help =~ /-not_after/
+	? ('-not_before', '20240101000000Z', '-not_after', '20240102000000Z')
+	: ('-days', '-1'));
 
 my $receiver = start_receiver();
 my ($nginx, %port);
