@@ -24,7 +24,7 @@
 #define EVI_HTTP_LIBRARY "evinbox_http"
 #define EVI_HTTP_ENTRY "evi_http_table"
 
-#define EVI_HTTP_MAX_ANSWER 65536	/* bytes of a body; more is a failure */
+#define EVI_HTTP_MAX_ANSWER 65536	/* bytes of a body; more is not read */
 #define EVI_HTTP_KEPT_ANSWER 4096	/* of which so many are kept */
 
 struct sockaddr;

@@ -43,6 +43,7 @@ typedef struct EviTransfer
 	size_t		header_bytes;	/* of all answers, interim ones included */
 	int			header_lines;
 	size_t		answer_bytes;
+	bool		is_cut;			/* there was more than we read of an answer */
 
 	CURLcode	code;
 	const char *fault;			/* ours, which says more than libcurl's */

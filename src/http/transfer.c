@@ -5,7 +5,8 @@
  *
  * What the other side sends is bounded: the body by EVI_HTTP_MAX_ANSWER, all
  * headers together, those of interim answers among them, by MAX_HEADER_BYTES
- * and MAX_HEADER_LINES. More than that ends the call.
+ * and MAX_HEADER_LINES. More than that ends the call: a body that is too large is
+ * an answer all the same, as the status has come before it.
  *
  *-------------------------------------------------------------------------
  */
@@ -99,7 +100,7 @@ evi_transfer_result(EviTransfer *transfer, EviHttpResult *result)
 
 	memset(result, 0, sizeof(*result));
 	result->tag = transfer->tag;
-	result->code = transfer->code;
+	result->code = transfer->is_cut ? CURLE_OK : transfer->code;
 	result->error = find_error(transfer);
 	result->is_refused = transfer->refused > 0 && transfer->opened == 0 &&
 		transfer->code != CURLE_OK;
@@ -306,18 +307,16 @@ take_body(char *data, size_t size, size_t count, void *arg)
 	transfer->answer_length += kept;
 	transfer->answer[transfer->answer_length] = '\0';
 	transfer->answer_bytes += length;
-	if (transfer->answer_bytes > EVI_HTTP_MAX_ANSWER)
-	{
-		transfer->fault = "the answer is too large";
-		return 0;
-	}
-	return length;
+
+	/* libcurl takes that for a failure, and closes the connection; but it is an answer */
+	transfer->is_cut = transfer->answer_bytes > EVI_HTTP_MAX_ANSWER;
+	return transfer->is_cut ? 0 : length;
 }
 
 static const char *
 find_error(EviTransfer *transfer)
 {
-	if (transfer->code == CURLE_OK)
+	if (transfer->code == CURLE_OK || transfer->is_cut)
 		return NULL;
 	if (transfer->fault)
 		return transfer->fault;

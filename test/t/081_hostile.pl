@@ -42,8 +42,8 @@ my %expected = (
 	silence => '1 dead',
 	slow_headers => '1 dead 200',
 	slow_body => '1 dead 200',
-	endless_chunks => '1 dead 200',
-	endless_body => '1 dead 200',
+	endless_chunks => '1 delivered 200',
+	endless_body => '1 delivered 200',
 	endless_header => qr/\A1 dead( 200)?\z/,
 	interim_flood => qr/\A1 dead( 103)?\z/,
 	garbage => '1 dead',
@@ -56,13 +56,13 @@ my %expected = (
 	'headers/10000' => '1 dead 200',
 	'size/65535' => '1 delivered 200',
 	'size/65536' => '1 delivered 200',
-	'size/65537' => '1 dead 200',
-	'size/1048575' => '1 dead 200',
-	'size/1048576' => '1 dead 200',
-	'size/1048577' => '1 dead 200',
+	'size/65537' => '1 delivered 200',
+	'size/1048575' => '1 delivered 200',
+	'size/1048576' => '1 delivered 200',
+	'size/1048577' => '1 delivered 200',
 	'chunked/65536' => '1 delivered 200',
-	'chunked/65537' => '1 dead 200',
-	'chunked/1048577' => '1 dead 200',
+	'chunked/65537' => '1 delivered 200',
+	'chunked/1048577' => '1 delivered 200',
 	'status/100' => '1 dead 100',
 	'status/101' => qr/\A1 dead( 101)?\z/,
 	'status/204' => '1 delivered 204',
@@ -165,7 +165,7 @@ my $these = join ', ', map { "'$_'" } @misdeeds;
 my $before = memory_kb();
 $node->safe_psql($db, "SELECT count(evinbox.http_request(name, '{}'::jsonb)) FROM evinbox.endpoint,"
 	  . " generate_series(1, 10) WHERE name IN ($these)");
-wait_for($node, $db, "SELECT count(*) = 66 FROM evinbox.webhook_delivery WHERE endpoint IN ($these) AND state = 'dead'",
+wait_for($node, $db, "SELECT count(*) = 66 FROM evinbox.webhook_delivery WHERE endpoint IN ($these) AND state IN ('dead', 'delivered')",
 	'many that never end do, all at once');
 note "$before kB before, " . memory_kb() . ' kB after';
 cmp_ok(memory_kb() - $before, '<', 30_000, 'and do not fill the memory');
