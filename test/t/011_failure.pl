@@ -80,7 +80,8 @@ is_sql($node, $db, "SELECT count(*) FROM handled WHERE inbox = 'picky'", '0',
 is_sql($node, $db, "SELECT state, retrying, dead, last_error LIKE 'no bad % here' FROM evinbox.inbox_status"
 	  . " WHERE name = 'picky'", 'running|0|5|t', 'inbox_status knows');
 
-# among good ones, in one transaction
+# among good ones, in one transaction, and again when those are through
+$node->safe_psql($db, "UPDATE evinbox.inbox SET backoff = '1 s' WHERE name = 'picky'");
 $node->safe_psql($db, "INSERT INTO evinbox.event (subject_type, subject_id, action)"
 	  . " SELECT 'Picky', CASE g % 50 WHEN 7 THEN 'bad ' ELSE 'good ' END || g, 'y'"
 	  . " FROM generate_series(1, 200) g");
