@@ -155,6 +155,7 @@ look(TimestampTz now)
 	open_transaction();
 	if (evi_peer_refresh())
 		evi_pace_refresh();
+	evi_intake_heed_erasures();
 	has_more = evi_intake_read(now);
 	for (int i = 0; i < MAX_FILLED && (route = evi_pace_due(now)) != NULL; i++)
 		evi_waiting_fill(route, now);
@@ -291,13 +292,14 @@ static void
 start(EviParcel *parcel, TimestampTz now)
 {
 	const char *error;
+	bool		is_lasting;
 
-	if (evi_sending_start(parcel, now, &error))
+	if (evi_sending_start(parcel, now, &error, &is_lasting))
 		return;
-	if (parcel->is_mail)
-		evi_outcome_put_off(parcel, error, now);
-	else
+	if (is_lasting)
 		evi_outcome_refuse(parcel, error, now);
+	else
+		evi_outcome_put_off(parcel, error, now);
 	evi_logbook_add(parcel, now);
 }
 

@@ -32,7 +32,7 @@ struct sockaddr;
 /* for all transfers of a process */
 typedef struct EviHttpOptions
 {
-	/* may a connection be made to this address? called within a transfer */
+	/* may a call by HTTP go to this address? asked within a transfer */
 	bool		(*may_connect) (const struct sockaddr *address, void *arg);
 	void	   *arg;
 	int			max_connections;	/* kept open for the next transfer, at the most */

@@ -28,6 +28,7 @@
 #include "evinbox.h"
 #include "intake.h"
 #include "query.h"
+#include "relation.h"
 #include "waiting.h"
 
 #define CHUNK 1000				/* requests, in a transaction */
@@ -257,6 +258,49 @@ end_reading(void)
 		doubtful = NULL;
 	}
 	advance();
+}
+
+/*
+ * An erasure has blanked requests that may be in memory. They are not sent any
+ * more, unless they are under way. SPI is connected, in a section.
+ */
+void
+evi_intake_heed_erasures(void)
+{
+	static EviQuery select = {
+		.sql = "SELECT r.id FROM evinbox_internal.request r"
+		" WHERE r.id OPERATOR(pg_catalog.=) ANY ($1) AND r.body IS NULL",
+		.expected = SPI_OK_SELECT,
+		.nargs = 1,
+		.argtypes = {INT8ARRAYOID},
+	};
+	static uint64 heeded = 0;
+	uint64		changes = evi_relation_changes();
+	Datum	   *ids;
+	Datum		arg;
+	int			nids = 0;
+	uint64		nerased;
+	EviParcelScan scan;
+	EviParcel  *parcel;
+
+	if (changes == heeded)
+		return;
+	heeded = changes;
+	if (evi_parcel_count() == 0)
+		return;
+	ids = palloc(sizeof(Datum) * evi_parcel_count());
+	evi_parcel_scan(&scan);
+	while ((parcel = evi_parcel_scan_next(&scan)) != NULL)
+		ids[nids++] = Int64GetDatum(parcel->id);
+	arg = evi_query_array(INT8OID, ids, NULL, nids);
+	nerased = evi_query_read(&select, &arg, NULL);
+	for (uint64 i = 0; i < nerased; i++)
+	{
+		bool		isnull;
+
+		evi_parcel_find(DatumGetInt64(evi_query_value(i, 1, &isnull)))->fault = EVI_PARCEL_ERASED;
+	}
+	pfree(ids);
 }
 
 /* Puts aside what would be in memory for long. */

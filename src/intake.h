@@ -14,6 +14,7 @@
 
 extern void evi_intake_begin(void);
 extern bool evi_intake_read(TimestampTz now);
+extern void evi_intake_heed_erasures(void);
 extern void evi_intake_make_room(TimestampTz now);
 extern long evi_intake_wait_ms(TimestampTz now);
 extern bool evi_intake_needs_flush(void);

@@ -279,7 +279,10 @@ drop(void *arg)
 	const Day  *day = arg;
 	char	   *name = psprintf(EVI_INTERNAL_SCHEMA ".%s_%s", day->table, date_of(day->number));
 
-	if (!lock_out_makers() || !evi_brief_lock(oid_of(day->table), InvalidOid, day->relid))
+	/* a transaction of that time may have been open when we looked first */
+	if (!lock_out_makers() || !evi_brief_lock(oid_of(day->table), InvalidOid, day->relid) ||
+		(strcmp(day->table, REQUESTS) == 0 &&
+		 is_needed(start_of(day->number), start_of(day->number + 1))))
 		return false;
 	evi_query_utility(psprintf("ALTER EXTENSION " EVI_EXTENSION " DROP TABLE %s", name));
 	evi_query_utility(psprintf("DROP TABLE %s", name));
@@ -302,14 +305,16 @@ empty_default(const char *table, TimestampTz expired)
 	return !evi_brief_try(EVI_BRIEF_EMPTY_DAYS, truncate_default, &day);
 }
 
-/* What has expired comes in no more. */
+/* A transaction of an expired time may have been open when we looked first. */
 static bool
 truncate_default(void *arg)
 {
 	const Day  *day = arg;
+	TimestampTz expired = GetCurrentTimestamp() - known_retention_s * USECS_PER_SEC;
 
 	if (!ConditionalLockRelationOid(day->relid, AccessExclusiveLock) ||
-		has_since(day->table, GetCurrentTimestamp() - known_retention_s * USECS_PER_SEC))
+		has_since(day->table, expired) ||
+		(strcmp(day->table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, expired)))
 		return false;
 	evi_query_utility(psprintf("TRUNCATE " EVI_INTERNAL_SCHEMA ".%s_default", day->table));
 	forget_dead();

@@ -26,6 +26,7 @@
 
 static bool is_delivered(const EviParcel *parcel, const EviHttpResult *result);
 static const char *describe(const EviParcel *parcel, const EviHttpResult *result);
+static bool is_ours_to_mend(long status);
 static bool is_final(const EviParcel *parcel, const EviHttpResult *result);
 static void try_again(EviParcel *parcel, long retry_after_s, TimestampTz now);
 static void blame(EviParcel *parcel, const EviHttpResult *result, TimestampTz now);
@@ -117,13 +118,20 @@ describe(const EviParcel *parcel, const EviHttpResult *result)
 	return psprintf("status %ld", result->status);
 }
 
+/* A mail server wants another login, or a safer connection: the settings may be mended. */
+static bool
+is_ours_to_mend(long status)
+{
+	return status == 530 || status == 534 || status == 535 || status == 538;
+}
+
 static bool
 is_final(const EviParcel *parcel, const EviHttpResult *result)
 {
 	if (result->is_refused)
 		return true;
 	if (parcel->is_mail)
-		return result->status >= 550 && result->status <= 559;
+		return result->status >= 500 && result->status <= 599 && !is_ours_to_mend(result->status);
 	return result->status == HTTP_GONE;
 }
 

@@ -60,7 +60,7 @@ evi_parcel_read(SPITupleTable *rows, uint64 row)
 	parcel->headers = isnull[8] ? NULL : DatumGetJsonbPCopy(values[8]);
 	parcel->content_type = copy_text(values[9], isnull[9]);
 	if (isnull[10])
-		parcel->fault = "the event was erased";
+		parcel->fault = EVI_PARCEL_ERASED;
 	else
 		copy_body(parcel, values[10]);
 	parcel->is_signed = DatumGetBool(values[11]);
@@ -96,10 +96,13 @@ create(int64 id)
 	return parcel;
 }
 
-bool
-evi_parcel_exists(int64 id)
+/* NULL if it is not in memory */
+EviParcel *
+evi_parcel_find(int64 id)
 {
-	return parcels && hash_search(parcels, &id, HASH_FIND, NULL) != NULL;
+	Entry	   *entry = parcels ? hash_search(parcels, &id, HASH_FIND, NULL) : NULL;
+
+	return entry ? entry->parcel : NULL;
 }
 
 void

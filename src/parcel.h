@@ -78,6 +78,9 @@ typedef struct EviParcel
 	" r.method, r.url, r.headers, r.content_type, r.body, r.is_signed"
 #define EVI_PARCEL_NCOLUMNS 12
 
+/* the fault of one whose event was erased */
+#define EVI_PARCEL_ERASED "the event was erased"
+
 typedef struct EviParcelScan
 {
 	HASH_SEQ_STATUS entries;
@@ -85,7 +88,7 @@ typedef struct EviParcelScan
 } EviParcelScan;
 
 extern EviParcel *evi_parcel_read(SPITupleTable *rows, uint64 row);
-extern bool evi_parcel_exists(int64 id);
+extern EviParcel *evi_parcel_find(int64 id);
 extern void evi_parcel_free(EviParcel *parcel);
 extern void evi_parcel_scan(EviParcelScan *scan);
 extern EviParcel *evi_parcel_scan_next(EviParcelScan *scan);

@@ -47,11 +47,11 @@ static int	nranges = 0;
 
 static void parse_ranges(void);
 static bool may_connect(const struct sockaddr *address, void *arg);
-static bool fill_http(Call *call, const EviParcel *parcel, TimestampTz now);
+static bool fill_http(Call *call, const EviParcel *parcel, TimestampTz now, const char **error);
 static bool fill_mail(Call *call, const EviParcel *parcel, const char **error);
 static void add_headers(Call *call, Jsonb *headers);
 static void set_header(Call *call, const char *name, int name_length, const char *value);
-static void sign(Call *call, const EviParcel *parcel, TimestampTz now);
+static bool sign(Call *call, const EviParcel *parcel, TimestampTz now);
 static char *sign_with(const EviSecret *secret, const EviParcel *parcel, int64 timestamp);
 static char *string_of(Jsonb *object, const char *key);
 static const char **strings_of(Jsonb *object, const char *key);
@@ -126,23 +126,26 @@ may_connect(const struct sockaddr *address, void *arg)
 }
 
 /*
- * False and a reason if there cannot be such a call. The parcel is the tag of
- * its result.
+ * False and a reason if there cannot be such a call; what is "lasting" cannot be
+ * mended by changing a setting or a secret. The parcel is the tag of its result.
  */
 bool
-evi_sending_start(EviParcel *parcel, TimestampTz now, const char **error)
+evi_sending_start(EviParcel *parcel, TimestampTz now, const char **error, bool *is_lasting)
 {
 	MemoryContext former_context = MemoryContextSwitchTo(parcel->context);
 	Call	   *call = palloc0(sizeof(Call));
 	bool		result;
 	sigset_t	former;
 
-	result = parcel->is_mail ? fill_mail(call, parcel, error) : fill_http(call, parcel, now);
+	*is_lasting = false;
+	result = parcel->is_mail ? fill_mail(call, parcel, error) :
+		fill_http(call, parcel, now, error);
 	if (result)
 	{
 		block(&former);
 		result = http_functions->start(http, &call->request, parcel, error);
 		unblock(&former);
+		*is_lasting = !parcel->is_mail;
 	}
 	if (!result)
 		*error = pstrdup(*error);
@@ -187,7 +190,7 @@ evi_sending_wait_ms(void)
 }
 
 static bool
-fill_http(Call *call, const EviParcel *parcel, TimestampTz now)
+fill_http(Call *call, const EviParcel *parcel, TimestampTz now, const char **error)
 {
 	const EviPeer *peer = parcel->route->peer;
 
@@ -195,8 +198,12 @@ fill_http(Call *call, const EviParcel *parcel, TimestampTz now)
 	if (parcel->content_type)
 		set_header(call, "Content-Type", strlen("Content-Type"), parcel->content_type);
 	add_headers(call, parcel->headers);
-	if (parcel->is_signed)
-		sign(call, parcel, now);
+	set_header(call, "webhook-id", strlen("webhook-id"), parcel->message_id);
+	if (parcel->is_signed && !sign(call, parcel, now))
+	{
+		*error = "no secret of the endpoint can sign";
+		return false;
+	}
 
 	call->request.url = parcel->url ? parcel->url : pstrdup(peer->url);
 	call->request.method = parcel->method;
@@ -279,28 +286,32 @@ set_header(Call *call, const char *name, int name_length, const char *value)
 	call->headers[at] = psprintf("%.*s: %s", name_length, name, value);
 }
 
-/* Without a secret, it goes unsigned. */
-static void
+/* Without a secret, it goes unsigned. Returns false if there is one, and none works. */
+static bool
 sign(Call *call, const EviParcel *parcel, TimestampTz now)
 {
 	const EviPeer *peer = parcel->route->peer;
 	int64		timestamp = (int64) timestamptz_to_time_t(now);
+	bool		has_secret = false;
 	StringInfoData signatures;
 
 	initStringInfo(&signatures);
 	for (int i = 0; i < peer->nsecrets; i++)
 	{
-		char	   *signature = peer->secrets[i].expires_at > now ?
-			sign_with(&peer->secrets[i], parcel, timestamp) : NULL;
+		char	   *signature;
 
+		if (peer->secrets[i].expires_at <= now)
+			continue;
+		has_secret = true;
+		signature = sign_with(&peer->secrets[i], parcel, timestamp);
 		if (signature)
 			appendStringInfo(&signatures, "%s%s", signatures.len > 0 ? " " : "", signature);
 	}
-	set_header(call, "webhook-id", strlen("webhook-id"), parcel->message_id);
 	set_header(call, "webhook-timestamp", strlen("webhook-timestamp"),
 			   psprintf(INT64_FORMAT, timestamp));
 	if (signatures.len > 0)
 		set_header(call, "webhook-signature", strlen("webhook-signature"), signatures.data);
+	return !has_secret || signatures.len > 0;
 }
 
 static char *

@@ -13,7 +13,8 @@
 
 extern int	evi_sending_open(void);
 extern bool evi_sending_refresh(void);
-extern bool evi_sending_start(EviParcel *parcel, TimestampTz now, const char **error);
+extern bool evi_sending_start(EviParcel *parcel, TimestampTz now, const char **error,
+							  bool *is_lasting);
 extern void evi_sending_perform(void);
 extern EviParcel *evi_sending_ended(EviHttpResult *result);
 extern long evi_sending_wait_ms(void);

@@ -139,7 +139,7 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 											 &isnull);
 		EviParcel  *parcel;
 
-		if (evi_parcel_exists(DatumGetInt64(id)))
+		if (evi_parcel_find(DatumGetInt64(id)))
 			continue;
 		(void) SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull);
 		if (isnull)

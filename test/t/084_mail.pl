@@ -17,7 +17,6 @@ my $authority = make_authority('authority');
 make_certificate('mailbox', 'authority', 'DNS:localhost, IP:127.0.0.1');
 my $plain = start_mailbox();
 my $node = evinbox_node('main', <<EOS);
-evinbox.webhook_allow = '127.0.0.0/8'
 evinbox.webhook_ca_file = '$authority'
 evinbox.smtp_url = 'smtp://localhost:$plain->{port}'
 evinbox.smtp_sender = 'evinbox\@example.com'
