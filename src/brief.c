@@ -27,41 +27,43 @@
 /* with what is done under the lock, this has to stay well below 100 ms */
 #define MAX_WAIT "25ms"
 
-static const struct
-{
-	const char *what;
-	bool		is_patient;		/* locks are waited for; else it is tried again */
-}			kinds[EVI_BRIEF_WORKS] = {
-	[EVI_BRIEF_MAKE] = {"make a partition of evinbox.event"},
-	[EVI_BRIEF_DETACH] = {"detach an expired partition of evinbox.event"},
-	[EVI_BRIEF_DROP] = {"drop an expired partition of evinbox.event"},
-	[EVI_BRIEF_TURN_DEFAULT] = {"empty the default partition of evinbox.event"},
-	[EVI_BRIEF_MAKE_DAY] = {"make a partition for webhooks"},
-	[EVI_BRIEF_DROP_DAY] = {"drop an expired partition of webhooks"},
-	[EVI_BRIEF_EMPTY_DAYS] = {"empty a default partition of webhooks"},
-	[EVI_BRIEF_RECORD_DISABLED] = {"record that an endpoint was disabled", true},
+static const char *const what[EVI_BRIEF_WORKS] = {
+	[EVI_BRIEF_MAKE] = "make a partition of evinbox.event",
+	[EVI_BRIEF_DETACH] = "detach an expired partition of evinbox.event",
+	[EVI_BRIEF_DROP] = "drop an expired partition of evinbox.event",
+	[EVI_BRIEF_TURN_DEFAULT] = "empty the default partition of evinbox.event",
+	[EVI_BRIEF_MAKE_DAY] = "make a partition for webhooks",
+	[EVI_BRIEF_DROP_DAY] = "drop an expired partition of webhooks",
+	[EVI_BRIEF_EMPTY_DAYS] = "empty a default partition of webhooks",
+	[EVI_BRIEF_STORE_ENDPOINT] = "store that an endpoint fails",
 };
 
 static bool lock_event(void *arg);
-static bool run_apart(bool (*work) (void *arg), void *arg, bool is_patient, ErrorData **error);
+static bool run_apart(bool (*work) (void *arg), void *arg, ErrorData **error);
 
 /* All three exclusively, until the end of the (sub)transaction; or none that matters. */
 bool
 evi_brief_lock(Oid event, Oid default_partition, Oid partition)
 {
-	ErrorData  *error = NULL;
-
 	/* those who have only a partition locked look something up, and are gone soon */
 	if (!ConditionalLockRelationOid(event, AccessExclusiveLock) &&
-		!run_apart(lock_event, &event, false, &error))
-	{
-		if (error && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(error);
+		!evi_brief_unless_locked(lock_event, &event))
 		return false;
-	}
 	return (!OidIsValid(default_partition) ||
 			ConditionalLockRelationOid(default_partition, AccessExclusiveLock)) &&
 		(!OidIsValid(partition) || ConditionalLockRelationOid(partition, AccessExclusiveLock));
+}
+
+/* Does something as a whole or not at all; false if it says so, or somebody is in the way. */
+bool
+evi_brief_unless_locked(bool (*work) (void *arg), void *arg)
+{
+	ErrorData  *error = NULL;
+	bool		result = run_apart(work, arg, &error);
+
+	if (error && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ReThrowError(error);
+	return result;
 }
 
 /*
@@ -74,14 +76,14 @@ evi_brief_try(EviBriefWork which, bool (*work) (void *arg), void *arg)
 {
 	static bool is_failing[EVI_BRIEF_WORKS] = {false};
 	ErrorData  *error = NULL;
-	bool		result = run_apart(work, arg, kinds[which].is_patient, &error);
+	bool		result = run_apart(work, arg, &error);
 
 	if (error && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		return false;
 	if (error && !is_failing[which])
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("could not %s: %s", kinds[which].what, error->message),
+				 errmsg("could not %s: %s", what[which], error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 errhint("This is tried again.")));
 	is_failing[which] = error != NULL;
@@ -97,7 +99,7 @@ lock_event(void *arg)
 
 /* In a subtransaction, which goes if the work says false, or fails. */
 static bool
-run_apart(bool (*work) (void *arg), void *arg, bool is_patient, ErrorData **error)
+run_apart(bool (*work) (void *arg), void *arg, ErrorData **error)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -109,9 +111,8 @@ run_apart(bool (*work) (void *arg), void *arg, bool is_patient, ErrorData **erro
 	{
 		int			guc_level = NewGUCNestLevel();
 
-		if (!is_patient)
-			(void) set_config_option("lock_timeout", MAX_WAIT, PGC_USERSET, PGC_S_SESSION,
-									 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option("lock_timeout", MAX_WAIT, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 		result = work(arg);
 		AtEOXact_GUC(true, guc_level);
 		if (result)

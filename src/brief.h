@@ -17,11 +17,12 @@ typedef enum EviBriefWork
 	EVI_BRIEF_MAKE_DAY,
 	EVI_BRIEF_DROP_DAY,
 	EVI_BRIEF_EMPTY_DAYS,
-	EVI_BRIEF_RECORD_DISABLED,
+	EVI_BRIEF_STORE_ENDPOINT,
 	EVI_BRIEF_WORKS
 } EviBriefWork;
 
 extern bool evi_brief_lock(Oid event, Oid default_partition, Oid partition);
+extern bool evi_brief_unless_locked(bool (*work) (void *arg), void *arg);
 extern bool evi_brief_try(EviBriefWork which, bool (*work) (void *arg), void *arg);
 
 #endif							/* EVI_BRIEF_H */

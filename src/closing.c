@@ -15,10 +15,12 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 
 #include "brief.h"
 #include "closing.h"
+#include "event.h"
 #include "evinbox.h"
 #include "pace.h"
 #include "query.h"
@@ -33,10 +35,10 @@ typedef struct Disabled
 	const char *fault;
 } Disabled;
 
-static bool store_state(EviRoute *route);
+static bool store_state(void *arg);
 static bool insert_state(const EviRoute *route);
 static bool disable(const EviRoute *route);
-static bool record_event(void *arg);
+static void record_event(const Disabled *disabled);
 
 /* What a predecessor has found out. SPI is connected, in a section. */
 void
@@ -77,7 +79,16 @@ evi_closing_store(void)
 	while ((route = evi_pace_changed()) != NULL)
 	{
 		route->is_changed = false;
-		if (!store_state(route))
+
+		/* with an endpoint, its row goes as well */
+		if (!route->peer)
+			continue;
+		if (evi_brief_try(EVI_BRIEF_STORE_ENDPOINT, store_state, route))
+		{
+			route->is_told = route->fault != NULL;
+			route->is_stored = route->failing_since != 0;
+		}
+		else
 			left = lappend(left, route);
 	}
 	foreach(lc, left)
@@ -86,7 +97,7 @@ evi_closing_store(void)
 
 /* Returns false if somebody has the endpoint locked. */
 static bool
-store_state(EviRoute *route)
+store_state(void *arg)
 {
 	static EviQuery delete = {
 		.sql = "DELETE FROM evinbox_internal.endpoint_state"
@@ -95,24 +106,14 @@ store_state(EviRoute *route)
 		.nargs = 1,
 		.argtypes = {INT4OID},
 	};
-	Datum		arg = Int32GetDatum(route->key);
+	const EviRoute *route = arg;
+	Datum		key = Int32GetDatum(route->key);
 
-	/* with an endpoint, its row goes as well */
-	if (!route->peer)
-		return true;
-	if (route->fault && !route->is_told)
-	{
-		if (!disable(route))
-			return false;
-		route->is_told = true;
-	}
+	if (route->fault && !route->is_told && !disable(route))
+		return false;
 	if (route->failing_since != 0)
-	{
-		route->is_stored = insert_state(route);
-		return route->is_stored;
-	}
-	(void) evi_query_run(&delete, &arg, NULL, 0);
-	route->is_stored = false;
+		return insert_state(route);
+	(void) evi_query_run(&delete, &key, NULL, 0);
 	return true;
 }
 
@@ -160,6 +161,7 @@ disable(const EviRoute *route)
 	Disabled	disabled = {.fault = route->fault};
 	bool		is_enabled;
 	bool		isnull;
+	int			guc_level;
 
 	if (evi_query_run(&lock, args, NULL, 0) == 0)
 		return false;
@@ -170,10 +172,14 @@ disable(const EviRoute *route)
 		disabled.scope = PointerGetDatum(DatumGetTextPCopy(disabled.scope));
 	if (!is_enabled)
 		return true;
-	(void) evi_query_run(&update, args, NULL, 0);
 
-	/* somebody may have closed its subject type, or added a trigger: that is no reason to end */
-	(void) evi_brief_try(EVI_BRIEF_RECORD_DISABLED, record_event, &disabled);
+	/* no trigger of others, with our rights */
+	guc_level = NewGUCNestLevel();
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) evi_query_run(&update, args, NULL, 0);
+	AtEOXact_GUC(true, guc_level);
+	record_event(&disabled);
 	ereport(LOG,
 			(errmsg("endpoint \"%s\" is disabled: %s", TextDatumGetCString(disabled.name),
 					disabled.fault),
@@ -181,13 +187,14 @@ disable(const EviRoute *route)
 	return true;
 }
 
-static bool
-record_event(void *arg)
+static void
+record_event(const Disabled *disabled)
 {
-	const Disabled *disabled = arg;
 	Datum		values[Natts_event] = {0};
 	bool		isnull[Natts_event];
 	StringInfoData metadata;
+	volatile int64 id = 0;
+	bool		is_ours;
 
 	memset(isnull, true, sizeof(isnull));
 	initStringInfo(&metadata);
@@ -202,6 +209,19 @@ record_event(void *arg)
 	isnull[Anum_event_subject_type - 1] = isnull[Anum_event_subject_id - 1] = false;
 	isnull[Anum_event_action - 1] = isnull[Anum_event_metadata - 1] = false;
 	isnull[Anum_event_scope - 1] = disabled->has_no_scope;
-	(void) evi_recording_record(values, isnull, NULL, NULL);
-	return true;
+	is_ours = evi_event_set_ours(true);
+	PG_TRY();
+	{
+		id = evi_recording_record_directly(values, isnull);
+	}
+	PG_FINALLY();
+	{
+		(void) evi_event_set_ours(is_ours);
+	}
+	PG_END_TRY();
+	if (id == 0)
+		ereport(LOG,
+				(errmsg("no event tells that endpoint \"%s\" is disabled",
+						TextDatumGetCString(disabled->name)),
+				 errdetail("Somebody has added to evinbox.event what would run with a superuser's rights.")));
 }

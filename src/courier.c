@@ -50,6 +50,7 @@
 #include "worker.h"
 
 #define PLANS_MS 10000			/* the age of plans, which small tables may outgrow */
+#define SUSPECTS_MS 500
 #define MAX_FILLED 16			/* queues, in one transaction */
 
 PGDLLEXPORT void evi_courier_main(Datum arg);
@@ -63,7 +64,7 @@ static EviSection section;
 static void begin(TimestampTz now);
 static void look(TimestampTz now);
 static void record(TimestampTz now);
-static void note(TimestampTz now);
+static bool note(void);
 static bool needs_look(TimestampTz now);
 static void open_transaction(void);
 static void close_transaction(void);
@@ -84,6 +85,7 @@ static uint32 seen_wakeups = 0;
 
 /* those that are to be noted before they are sent */
 static dlist_head suspects = DLIST_STATIC_INIT(suspects);
+static TimestampTz suspects_at = 0;	/* not before, since somebody had a row locked */
 
 void
 evi_courier_main(Datum arg)
@@ -111,7 +113,10 @@ evi_courier_main(Datum arg)
 		MemoryContextReset(turn_context);
 		MemoryContextSwitchTo(turn_context);
 		if (!evi_sending_refresh())
+		{
+			record(now);
 			proc_exit(0);
+		}
 		if (needs_look(now))
 			look(now);
 		start_transfers(now);
@@ -134,6 +139,7 @@ begin(TimestampTz now)
 	(void) evi_peer_refresh();
 	evi_intake_begin();
 	evi_logbook_begin();
+	evi_pace_refresh();
 	close_transaction();
 	has_more = true;
 }
@@ -159,6 +165,14 @@ look(TimestampTz now)
 	has_more = evi_intake_read(now);
 	for (int i = 0; i < MAX_FILLED && (route = evi_pace_due(now)) != NULL; i++)
 		evi_waiting_fill(route, now);
+
+	/* a request can be seen before its endpoint is heard of */
+	if (evi_pace_has_stranger())
+	{
+		evi_peer_forget();
+		if (evi_peer_refresh())
+			evi_pace_refresh();
+	}
 	evi_intake_make_room(now);
 	close_transaction();
 	if (evi_intake_needs_flush())
@@ -176,12 +190,15 @@ record(TimestampTz now)
 }
 
 /* Puts suspects on record, on disk. */
-static void
-note(TimestampTz now)
+static bool
+note(void)
 {
+	bool		result;
+
 	open_transaction();
-	evi_logbook_note(&suspects, now);
+	result = evi_logbook_note(&suspects);
 	close_transaction();
+	return result;
 }
 
 static bool
@@ -258,9 +275,13 @@ start_transfers(TimestampTz now)
 		else
 			start(parcel, now);
 	}
-	if (dlist_is_empty(&suspects))
+	if (dlist_is_empty(&suspects) || now < suspects_at)
 		return;
-	note(now);
+	if (!note())
+	{
+		suspects_at = TimestampTzPlusMilliseconds(now, SUSPECTS_MS);
+		return;
+	}
 	while (!dlist_is_empty(&suspects))
 		start(dlist_container(EviParcel, node, dlist_pop_head_node(&suspects)), now);
 }
@@ -329,6 +350,8 @@ time_to_wait(TimestampTz now)
 	result = sooner(evi_pace_wait_ms(evi_guc_webhook_max_in_flight(), now),
 					evi_logbook_wait_ms(now));
 	result = sooner(result, evi_intake_wait_ms(now));
+	if (!dlist_is_empty(&suspects))
+		result = sooner(result, TimestampDifferenceMilliseconds(now, suspects_at));
 	return sooner(result, evi_sending_wait_ms());
 }
 

@@ -89,8 +89,12 @@ typedef struct EviHttpTable
 	int			(*descriptor) (EviHttp *http);
 	long		(*wait_ms) (EviHttp *http);
 
-	/* false and a reason, if there cannot be such a call, which then has no result */
-	bool		(*start) (EviHttp *http, const EviHttpRequest *request, void *tag, const char **error);
+	/*
+	 * False and a reason if it is not made, and has no result; "lasting" if there
+	 * cannot be such a call, whenever it is tried.
+	 */
+	bool		(*start) (EviHttp *http, const EviHttpRequest *request, void *tag,
+						  const char **error, bool *is_lasting);
 	void		(*perform) (EviHttp *http);
 
 	/* one that has ended, until the next call of any function; false if there is none */

@@ -7,8 +7,8 @@
  * each table. A row of request_waiting is there for those that are to be tried
  * again, or are dead; success leaves none. The position is stored now and then.
  *
- * Rows of endpoints may be locked by others, who may take their time: what is
- * to be stored about those is kept, and tried again.
+ * Rows may be locked by others, an erasure for instance, who may take their time:
+ * what is to be stored about those is kept, and tried again.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "brief.h"
 #include "closing.h"
 #include "evinbox.h"
 #include "intake.h"
@@ -30,6 +31,7 @@
 #define RECORD_MS 20			/* a result waits no longer for others */
 #define POSITION_MS 1000		/* the position is stored this often */
 #define STATE_MS 1000			/* and the state of endpoints, if it could not be before */
+#define BLOCKED_MS 500			/* what could not be recorded is tried again */
 
 #define ATTEMPT_COLUMNS 16
 
@@ -39,7 +41,11 @@ static TimestampTz first_at = 0;	/* when the oldest one came */
 static TimestampTz position_at = 0; /* when the position was last stored */
 static TimestampTz closing_at = 0;	/* when the state of endpoints was */
 static const EviSnapshot *position = NULL;	/* that is being stored */
+static bool are_stored = true;	/* the results, by the transaction that is open */
+static TimestampTz blocked_until = 0;	/* somebody had a row locked */
 
+static bool store_notes(void *arg);
+static bool store_results(void *arg);
 static bool closing_is_due(TimestampTz now);
 static void insert_attempts(void);
 static void fill_attempt(const EviParcel *parcel, Datum *values, bool *isnull);
@@ -71,10 +77,29 @@ evi_logbook_add(EviParcel *parcel, TimestampTz now)
 /*
  * Attempts that are about to be made, of requests that were there when
  * something has ended in the middle of its work: if this one ends us as well,
- * it counts, and the next one waits.
+ * it counts, and the next one waits. Returns false if somebody has a row of theirs
+ * locked.
  */
-void
-evi_logbook_note(dlist_head *parcels, TimestampTz now)
+bool
+evi_logbook_note(dlist_head *parcels)
+{
+	dlist_iter	iter;
+
+	if (!evi_brief_unless_locked(store_notes, parcels))
+		return false;
+	dlist_foreach(iter, parcels)
+	{
+		EviParcel  *parcel = dlist_container(EviParcel, node, iter.cur);
+
+		parcel->attempts++;
+		parcel->is_noted = true;
+		parcel->is_waiting = true;
+	}
+	return true;
+}
+
+static bool
+store_notes(void *arg)
 {
 	static EviQuery insert = {
 		.sql = "INSERT INTO evinbox_internal.request_waiting AS w"
@@ -86,6 +111,8 @@ evi_logbook_note(dlist_head *parcels, TimestampTz now)
 		.nargs = 5,
 		.argtypes = {INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID, TIMESTAMPTZOID},
 	};
+	dlist_head *parcels = arg;
+	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
 	dlist_foreach(iter, parcels)
@@ -97,10 +124,8 @@ evi_logbook_note(dlist_head *parcels, TimestampTz now)
 		TimestampTzGetDatum(next_at)};
 
 		(void) evi_query_run(&insert, args, NULL, 0);
-		parcel->attempts++;
-		parcel->is_noted = true;
-		parcel->is_waiting = true;
 	}
+	return true;
 }
 
 bool
@@ -115,10 +140,13 @@ evi_logbook_wait_ms(TimestampTz now)
 {
 	TimestampTz next = DT_NOEND;
 
-	if (nresults >= MAX_RESULTS || (nresults > 0 && evi_pace_is_idle()))
-		return 0;
 	if (nresults > 0)
+	{
 		next = TimestampTzPlusMilliseconds(first_at, RECORD_MS);
+		if (nresults >= MAX_RESULTS || evi_pace_is_idle())
+			next = now;
+		next = Max(next, blocked_until);
+	}
 	if (evi_intake_position())
 		next = Min(next, TimestampTzPlusMilliseconds(position_at, POSITION_MS));
 	if (evi_pace_changed())
@@ -130,12 +158,9 @@ evi_logbook_wait_ms(TimestampTz now)
 void
 evi_logbook_store(TimestampTz now)
 {
-	if (nresults > 0)
-	{
-		insert_attempts();
-		store_waiting(now);
-		delete_waiting();
-	}
+	are_stored = nresults == 0 || evi_brief_unless_locked(store_results, &now);
+	if (!are_stored)
+		blocked_until = TimestampTzPlusMilliseconds(now, BLOCKED_MS);
 	if (closing_is_due(now) || nresults > 0)
 	{
 		evi_closing_store();
@@ -156,6 +181,8 @@ evi_logbook_finish(TimestampTz now)
 	if (position)
 		evi_intake_note_stored(position);
 	position = NULL;
+	if (!are_stored)
+		return;
 	while (!dlist_is_empty(&results))
 	{
 		EviParcel  *parcel = dlist_container(EviParcel, node, dlist_pop_head_node(&results));
@@ -165,6 +192,15 @@ evi_logbook_finish(TimestampTz now)
 		evi_intake_finish(parcel);
 	}
 	nresults = 0;
+}
+
+static bool
+store_results(void *arg)
+{
+	insert_attempts();
+	store_waiting(*(TimestampTz *) arg);
+	delete_waiting();
+	return true;
 }
 
 static bool

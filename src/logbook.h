@@ -13,7 +13,7 @@
 
 extern void evi_logbook_begin(void);
 extern void evi_logbook_add(EviParcel *parcel, TimestampTz now);
-extern void evi_logbook_note(dlist_head *parcels, TimestampTz now);
+extern bool evi_logbook_note(dlist_head *parcels);
 extern bool evi_logbook_is_due(TimestampTz now);
 extern long evi_logbook_wait_ms(TimestampTz now);
 extern void evi_logbook_store(TimestampTz now);

@@ -39,6 +39,7 @@
 static HTAB *routes = NULL;
 static dlist_head ready = DLIST_STATIC_INIT(ready);
 static int	in_flight = 0;
+static bool has_stranger = false;
 
 static void set_peer(EviRoute *route);
 static EviRoute *stale_route(TimestampTz now);
@@ -72,8 +73,19 @@ evi_pace_route(int32 key)
 		*route = (EviRoute) {.key = key, .next_due = DT_NOEND};
 		dlist_init(&route->queue);
 		set_peer(route);
+		has_stranger |= route->peer == NULL;
 	}
 	return route;
+}
+
+/* Is there one whose endpoint is not known? Asked once. */
+bool
+evi_pace_has_stranger(void)
+{
+	bool		result = has_stranger;
+
+	has_stranger = false;
+	return result;
 }
 
 EviRoute *

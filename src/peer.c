@@ -20,6 +20,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "evinbox.h"
 #include "peer.h"
@@ -81,10 +82,21 @@ evi_peer_refresh(void)
 										  ALLOCSET_DEFAULT_SIZES);
 	ctl.hcxt = cache.context;
 	cache.peers = hash_create("evinbox peers", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+
+	/* not older than what made us read them anew */
+	PushActiveSnapshot(GetLatestSnapshot());
 	read_peers();
 	read_secrets();
+	PopActiveSnapshot();
 	cache.is_known = true;
 	return true;
+}
+
+/* There seem to be others. */
+void
+evi_peer_forget(void)
+{
+	cache.is_stale = true;
 }
 
 /* NULL if there is no such endpoint */

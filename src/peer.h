@@ -38,6 +38,7 @@ typedef struct EviPeer
 } EviPeer;
 
 extern bool evi_peer_refresh(void);
+extern void evi_peer_forget(void);
 extern const EviPeer *evi_peer_find(int32 id);
 
 #endif							/* EVI_PEER_H */

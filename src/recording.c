@@ -61,6 +61,21 @@ evi_recording_record(Datum *values, bool *isnull, Interval *throttle, text *thro
 	return insert_event(values, isnull);
 }
 
+/* Likewise, but 0 where that would run what others have added to the table. */
+int64
+evi_recording_record_directly(Datum *values, bool *isnull)
+{
+	int64		id;
+
+	evi_recording_complete(values, isnull);
+	id = evi_event_insert(values, isnull);
+	if (id == 0)
+		return 0;
+	evi_outbox_add(id);
+	CommandCounterIncrement();
+	return id;
+}
+
 /* Checks a row as it came, and fills the columns that are ours. */
 void
 evi_recording_complete(Datum *values, bool *isnull)
@@ -143,15 +158,9 @@ set_value(Datum *values, bool *isnull, int attno, Datum value)
 static int64
 insert_event(Datum *values, bool *isnull)
 {
-	int64		id;
+	int64		id = evi_recording_record_directly(values, isnull);
 
-	evi_recording_complete(values, isnull);
-	id = evi_event_insert(values, isnull);
-	if (id == 0)
-		return insert_by_sql(values, isnull);
-	evi_outbox_add(id);
-	CommandCounterIncrement();
-	return id;
+	return id == 0 ? insert_by_sql(values, isnull) : id;
 }
 
 /*

@@ -143,9 +143,11 @@ evi_sending_start(EviParcel *parcel, TimestampTz now, const char **error, bool *
 	if (result)
 	{
 		block(&former);
-		result = http_functions->start(http, &call->request, parcel, error);
+		result = http_functions->start(http, &call->request, parcel, error, is_lasting);
 		unblock(&former);
-		*is_lasting = !parcel->is_mail;
+
+		/* what is wrong with a mail may be its server's URL, or its login */
+		*is_lasting &= !parcel->is_mail;
 	}
 	if (!result)
 		*error = pstrdup(*error);

@@ -34,7 +34,8 @@
 static EviHttp *open_http(const EviHttpOptions *options, const char **error);
 static int	descriptor(EviHttp *http);
 static long wait_ms(EviHttp *http);
-static bool start(EviHttp *http, const EviHttpRequest *request, void *tag, const char **error);
+static bool start(EviHttp *http, const EviHttpRequest *request, void *tag, const char **error,
+				  bool *is_lasting);
 static void perform(EviHttp *http);
 static bool result(EviHttp *http, EviHttpResult *result);
 static const char *url_fault(const char *url, bool allow_http);
@@ -116,7 +117,8 @@ wait_ms(EviHttp *http)
 }
 
 static bool
-start(EviHttp *http, const EviHttpRequest *request, void *tag, const char **error)
+start(EviHttp *http, const EviHttpRequest *request, void *tag, const char **error,
+	  bool *is_lasting)
 {
 	EviTransfer *transfer;
 	sigset_t	former;
@@ -124,6 +126,7 @@ start(EviHttp *http, const EviHttpRequest *request, void *tag, const char **erro
 	block_signals(&former);
 	end_shown(http);
 	*error = evi_check_request(request);
+	*is_lasting = *error != NULL;
 	if (*error == NULL)
 	{
 		transfer = take_idle(http);

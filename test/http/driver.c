@@ -180,8 +180,9 @@ run_call(char **fields, char *line)
 {
 	Call	   *call = make_call(fields, line);
 	const char *error = NULL;
+	bool		is_lasting;
 
-	if (table->start(http, &call->request, call, &error))
+	if (table->start(http, &call->request, call, &error, &is_lasting))
 	{
 		running++;
 		return;
@@ -229,10 +230,11 @@ run_flood(char **fields, char *line)
 	while (ended < count)
 	{
 		const char *error = NULL;
+		bool		is_lasting;
 
 		while (running < parallel && started < count)
 		{
-			if (!table->start(http, &call->request, call, &error))
+			if (!table->start(http, &call->request, call, &error, &is_lasting))
 			{
 				printf("refused\terror=%s\n", error);
 				return;
