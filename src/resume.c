@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -35,6 +36,7 @@
 #include "query.h"
 #include "registry.h"
 #include "relation.h"
+#include "snapshot.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evinbox_resume_after_restore);
@@ -46,6 +48,8 @@ static int64 *read_waiting(int *count);
 static void restart_inboxes(bool deliver);
 static void skip_retries(void);
 static void restart_requests(bool deliver);
+static Datum get_position(void);
+static void find_request_owners(void);
 
 Datum
 evinbox_resume_after_restore(PG_FUNCTION_ARGS)
@@ -76,6 +80,7 @@ evinbox_resume_after_restore(PG_FUNCTION_ARGS)
 
 	/* roles that were not there when their rules were restored may be there now */
 	evi_owner_find_by_name(true);
+	find_request_owners();
 
 	/* a copy made while the library was not loaded is not */
 	evi_registry_set(MyDatabaseId, true);
@@ -190,7 +195,8 @@ skip_retries(void)
 /*
  * What was not yet sent waits, or is dead. Requests that came with a dump have
  * transaction ids of somewhere else: those that are still to come here are made
- * such as never were, or a courier would find the requests anew one day.
+ * such as never were, or a courier would find the requests anew one day. What
+ * was sent again is the newest request's matter.
  */
 static void
 restart_requests(bool deliver)
@@ -211,6 +217,8 @@ restart_requests(bool deliver)
 		" WHERE r.xid OPERATOR(pg_catalog.<>) pg_catalog.pg_current_xact_id()"
 		" AND NOT EXISTS (SELECT FROM evinbox_internal.webhook_attempt a"
 		" WHERE a.request_id OPERATOR(pg_catalog.=) r.id AND a.outcome OPERATOR(pg_catalog.<>) 'retry')"
+		" AND NOT EXISTS (SELECT FROM evinbox_internal.request n"
+		" WHERE n.message_id OPERATOR(pg_catalog.=) r.message_id AND n.id OPERATOR(pg_catalog.>) r.id)"
 		" ON CONFLICT (request_id) DO NOTHING",
 		.expected = SPI_OK_INSERT,
 		.nargs = 1,
@@ -223,19 +231,62 @@ restart_requests(bool deliver)
 	};
 	static EviQuery begin = {
 		.sql = "WITH former AS (DELETE FROM evinbox_internal.courier)"
-		" INSERT INTO evinbox_internal.courier VALUES (pg_catalog.pg_current_snapshot())",
+		" INSERT INTO evinbox_internal.courier VALUES ($1)",
 		.expected = SPI_OK_INSERT,
+		.nargs = 1,
+		.argtypes = {PG_SNAPSHOTOID},
 	};
 	static EviQuery forget = {
 		.sql = "DELETE FROM evinbox_internal.endpoint_state",
 		.expected = SPI_OK_DELETE,
 	};
 	Datum		arg = TimestampTzGetDatum(GetCurrentTimestamp());
+	Datum		done = get_position();
 
 	(void) evi_query_run(&hide, NULL, NULL, 0);
 	(void) evi_query_run(&add, &arg, NULL, 0);
 	if (!deliver)
 		(void) evi_query_run(&discard, NULL, NULL, 0);
-	(void) evi_query_run(&begin, NULL, NULL, 0);
+	(void) evi_query_run(&begin, &done, NULL, 0);
 	(void) evi_query_run(&forget, NULL, NULL, 0);
+}
+
+/*
+ * What the transaction sees of others: the queries do, and whoever could queue
+ * something meanwhile is locked out. Its own requests are still to be sent.
+ */
+static Datum
+get_position(void)
+{
+	EviSnapshot *snapshot;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	snapshot = evi_snapshot_without(evi_snapshot_active(),
+									U64FromFullTransactionId(GetTopFullTransactionId()));
+	PopActiveSnapshot();
+	return evi_snapshot_to_datum(snapshot);
+}
+
+/* Requests and attempts that came with a dump have lost theirs, see evi_restoring_finish(). */
+static void
+find_request_owners(void)
+{
+	static EviQuery updates[] = {
+		{
+			.sql = "UPDATE evinbox_internal.request r SET owner_id = COALESCE("
+			"(SELECT p.owner_id FROM evinbox.endpoint p WHERE p.id OPERATOR(pg_catalog.=) r.endpoint_id),"
+			" (SELECT i.owner_id FROM evinbox.inbox i WHERE i.id OPERATOR(pg_catalog.=) r.inbox_id), 0)"
+			" WHERE r.owner_id OPERATOR(pg_catalog.=) 0",
+			.expected = SPI_OK_UPDATE,
+		},
+		{
+			.sql = "UPDATE evinbox_internal.webhook_attempt a SET owner_id = r.owner_id"
+			" FROM evinbox_internal.request r WHERE r.id OPERATOR(pg_catalog.=) a.request_id"
+			" AND a.owner_id OPERATOR(pg_catalog.=) 0 AND r.owner_id OPERATOR(pg_catalog.<>) 0",
+			.expected = SPI_OK_UPDATE,
+		},
+	};
+
+	for (int i = 0; i < lengthof(updates); i++)
+		(void) evi_query_run_alone(&updates[i], NULL, NULL);
 }
