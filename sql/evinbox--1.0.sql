@@ -999,6 +999,13 @@ CREATE INDEX request_waiting_dead_idx ON evinbox_internal.request_waiting (endpo
 -- All requests that this snapshot shows are done with, or are waiting (one row).
 CREATE TABLE evinbox_internal.courier (done pg_snapshot NOT NULL);
 
+-- Secrets, and what is sent in somebody's name, are not even for those who may
+-- read or write all data. Without a policy, only the extension's owner and
+-- superusers pass. Each partition needs its own.
+ALTER TABLE evinbox_internal.endpoint_secret ENABLE ROW LEVEL SECURITY;
+ALTER TABLE evinbox_internal.request ENABLE ROW LEVEL SECURITY;
+ALTER TABLE evinbox_internal.request_default ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE evinbox_internal.endpoint_secret REPLICA IDENTITY FULL;
 ALTER TABLE evinbox_internal.courier REPLICA IDENTITY FULL;
 SELECT evinbox_internal.refuse_replicated_into(relation) FROM pg_catalog.unnest(

@@ -160,6 +160,9 @@ make_in_extension(const Day *day)
 		evi_query_utility(psprintf("CREATE TABLE %s (LIKE " EVI_INTERNAL_SCHEMA ".%s INCLUDING DEFAULTS"
 								   " INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE)",
 								   name, day->table));
+		/* as the other partitions have it */
+		if (strcmp(day->table, REQUESTS) == 0)
+			evi_query_utility(psprintf("ALTER TABLE %s ENABLE ROW LEVEL SECURITY", name));
 		evi_query_utility(psprintf("ALTER TABLE " EVI_INTERNAL_SCHEMA ".%s ATTACH PARTITION %s"
 								   " FOR VALUES FROM ('%s 00:00:00+00') TO ('%s 00:00:00+00')",
 								   day->table, name, date_of(day->number), date_of(day->number + 1)));

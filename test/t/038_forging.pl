@@ -263,6 +263,30 @@ is_sql($node, $db, "SELECT count(*) FROM evinbox.event WHERE subject_id = 'id'",
 like(as($root, "BEGIN; INSERT INTO $event OVERRIDING SYSTEM VALUE VALUES (9000000000, 'T', 'id', 'forged') RETURNING id; ROLLBACK"),
 	qr/9000000000/, 'a superuser may');
 
+# -- calls to the outside ---------------------------------------------------------------------
+#
+# Secrets are nobody's to read, nor are calls anybody's to forge.
+
+$node->safe_psql($db, <<'EOS');
+INSERT INTO evinbox.endpoint (name, url, enabled, owner) VALUES ('alice''s', 'https://localhost/', false, 'alice');
+SELECT evinbox.set_endpoint_secret('alice''s', 'whsec_' || encode('s3cret', 'base64'));
+EOS
+wait_for($node, $db, "SELECT count(*) > 0 FROM pg_class WHERE relname ~ '^request_[0-9]+\$' AND relkind = 'r'", 'calls have days');
+my @calls = split /\n/,
+  $node->safe_psql($db, "SELECT 'evinbox_internal.request' UNION ALL SELECT inhrelid::regclass::text FROM pg_inherits
+	WHERE inhparent = 'evinbox_internal.request'::regclass");
+is_sql($node, $db, 'SELECT count(*) FROM evinbox_internal.endpoint_secret', '1', 'there is a secret');
+is(as($_, 'SELECT count(*) FROM evinbox_internal.endpoint_secret'), "0\n", "secrets as $_") foreach 'sees_all', 'writes_all';
+foreach my $forge (
+	[ 'endpoint_secret', "evinbox_internal.endpoint_secret (endpoint_id, kind, secret) VALUES (1, 'v1', 'forged')" ],
+	map { [ $_, "$_ (id, created_at, kind, owner_id, message_id, method, is_signed) OVERRIDING SYSTEM VALUE
+		VALUES (1, '@{[ m/_(\d+)$/ ? $1 : 20000101 ]} 12:00:00+00', 'http', 'alice'::regrole, 'msg_1', 'POST', true)" ] } @calls)
+{
+	my ($what, $row) = @$forge;
+
+	like(as('writes_all', "INSERT INTO $row"), $policy, "pg_write_all_data: $what");
+}
+
 # -- functions in the place of handlers -----------------------------------------------------------
 #
 # A schema of mallory's has handlers of others. She can drop them there, and put
