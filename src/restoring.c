@@ -42,6 +42,7 @@ static const char *const divided[] = {"request", "webhook_attempt"};
 
 static void make_partition(CopyStmt *statement);
 static void go_by_parent(CopyStmt *statement);
+static void forget_owners(const RangeVar *relation);
 static bool is_dumped(const RangeVar *relation, const List *columns);
 static bool lists(const List *columns, const char *name);
 static bool is_partition(const RangeVar *relation, const char *prefix);
@@ -127,12 +128,39 @@ void
 evi_restoring_finish(const CopyStmt *statement, int guc_level)
 {
 	AtEOXact_GUC(true, guc_level);
+	if (strcmp(statement->relation->schemaname, EVI_INTERNAL_SCHEMA) == 0)
+		forget_owners(statement->relation);
 	if (strcmp(statement->relation->schemaname, EVI_SCHEMA) != 0 ||
 		(strcmp(statement->relation->relname, "inbox") != 0 &&
 		 strcmp(statement->relation->relname, "endpoint") != 0))
 		return;
 	CommandCounterIncrement();
 	evi_owner_find_by_name(false);
+}
+
+/*
+ * What was sent belongs to a role by its OID only, which is somebody else's here,
+ * or nobody's. Until resume_after_restore() finds the owner, it is nobody's.
+ */
+static void
+forget_owners(const RangeVar *relation)
+{
+#define FORGET(table) { \
+		.sql = "UPDATE " EVI_INTERNAL_SCHEMA "." table " SET owner_id = 0" \
+		" WHERE owner_id OPERATOR(pg_catalog.<>) 0", \
+		.expected = SPI_OK_UPDATE, \
+		.nargs = 0, \
+	}
+	static EviQuery updates[] = {FORGET("request"), FORGET("webhook_attempt")};
+
+	StaticAssertStmt(lengthof(updates) == lengthof(divided), "each has owners");
+	for (int i = 0; i < lengthof(divided); i++)
+		if (strcmp(relation->relname, divided[i]) == 0 ||
+			is_partition(relation, psprintf("%s_", divided[i])))
+		{
+			CommandCounterIncrement();
+			(void) evi_query_run_alone(&updates[i], NULL, NULL);
+		}
 }
 
 /* Only a dump has our own tables, and these columns. */

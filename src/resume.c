@@ -46,6 +46,7 @@ static int64 *read_waiting(int *count);
 static void restart_inboxes(bool deliver);
 static void skip_retries(void);
 static void restart_requests(bool deliver);
+static void find_request_owners(void);
 
 Datum
 evinbox_resume_after_restore(PG_FUNCTION_ARGS)
@@ -76,6 +77,7 @@ evinbox_resume_after_restore(PG_FUNCTION_ARGS)
 
 	/* roles that were not there when their rules were restored may be there now */
 	evi_owner_find_by_name(true);
+	find_request_owners();
 
 	/* a copy made while the library was not loaded is not */
 	evi_registry_set(MyDatabaseId, true);
@@ -238,4 +240,28 @@ restart_requests(bool deliver)
 		(void) evi_query_run(&discard, NULL, NULL, 0);
 	(void) evi_query_run(&begin, NULL, NULL, 0);
 	(void) evi_query_run(&forget, NULL, NULL, 0);
+}
+
+/* Requests and attempts that came with a dump have lost theirs, see evi_restoring_finish(). */
+static void
+find_request_owners(void)
+{
+	static EviQuery updates[] = {
+		{
+			.sql = "UPDATE evinbox_internal.request r SET owner_id = COALESCE("
+			"(SELECT p.owner_id FROM evinbox.endpoint p WHERE p.id OPERATOR(pg_catalog.=) r.endpoint_id),"
+			" (SELECT i.owner_id FROM evinbox.inbox i WHERE i.id OPERATOR(pg_catalog.=) r.inbox_id), 0)"
+			" WHERE r.owner_id OPERATOR(pg_catalog.=) 0",
+			.expected = SPI_OK_UPDATE,
+		},
+		{
+			.sql = "UPDATE evinbox_internal.webhook_attempt a SET owner_id = r.owner_id"
+			" FROM evinbox_internal.request r WHERE r.id OPERATOR(pg_catalog.=) a.request_id"
+			" AND a.owner_id OPERATOR(pg_catalog.=) 0 AND r.owner_id OPERATOR(pg_catalog.<>) 0",
+			.expected = SPI_OK_UPDATE,
+		},
+	};
+
+	for (int i = 0; i < lengthof(updates); i++)
+		(void) evi_query_run_alone(&updates[i], NULL, NULL);
 }

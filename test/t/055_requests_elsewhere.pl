@@ -19,7 +19,11 @@ my $source = evinbox_node('source', $conf, allows_streaming => 'logical');
 my $target = evinbox_node('target', $conf);
 my $dumps = PostgreSQL::Test::Utils::tempdir;
 
-$_->safe_psql('postgres', 'CREATE ROLE clerk LOGIN') foreach ($source, $target);
+# On the other server, their numbers are one another's.
+$source->safe_psql('postgres', 'CREATE ROLE clerk LOGIN; CREATE ROLE agent LOGIN');
+$target->safe_psql('postgres', 'CREATE ROLE agent LOGIN; CREATE ROLE clerk LOGIN');
+is_sql($target, 'postgres', "SELECT 'agent'::regrole::oid", $source->safe_psql('postgres', "SELECT 'clerk'::regrole::oid"),
+	'a number of two roles');
 $source->safe_psql('postgres', "CREATE DATABASE $db");
 install_evinbox($source, $db);
 
@@ -31,6 +35,8 @@ $source->safe_psql($db, <<'EOS');
 INSERT INTO evinbox.endpoint (name, url, owner, headers) VALUES ('hook', 'https://localhost/hook', 'clerk', '{"X-Token": "a\\t\"b"}');
 INSERT INTO evinbox.endpoint (name, url, enabled, disabled_reason) VALUES ('off', 'https://localhost/off', false, 'gone');
 SELECT evinbox.set_endpoint_secret('hook');
+GRANT USAGE ON SCHEMA evinbox TO clerk, agent;
+GRANT SELECT ON evinbox.webhook_delivery, evinbox.webhook_attempt TO clerk, agent;
 INSERT INTO evinbox_internal.endpoint_state SELECT id, 3, now(), now() FROM evinbox.endpoint WHERE name = 'hook';
 SELECT evinbox.http_request('hook', 'request ' || i) FROM generate_series(1, 6) i;
 SELECT evinbox.http_request('https://localhost/', '{"request": 7}'::jsonb);
@@ -43,6 +49,7 @@ INSERT INTO evinbox_internal.request_waiting
 	FROM (VALUES (2, 'retry'), (4, 'dead')) v (id, state) JOIN evinbox_internal.request r USING (id);
 EOS
 my $deliveries = 'SELECT id, endpoint, owner, state, attempts, last_error FROM evinbox.webhook_delivery ORDER BY id';
+my $own = 'SELECT (SELECT count(*) FROM evinbox.webhook_delivery), (SELECT count(*) FROM evinbox.webhook_attempt)';
 my $known = <<'EOS';
 1|hook|clerk|delivered|1|tried
 2|hook|clerk|retry|1|tried
@@ -55,6 +62,7 @@ EOS
 chomp($known);
 $known =~ s/^7\|\|\|/7||@{[ $source->safe_psql($db, 'SELECT current_user') ]}|/m;
 is_sql($source, $db, $deliveries, $known, 'requests in all states');
+is_sql($source, $db, "SET ROLE clerk; $own", '6|6', "which are their owner's");
 my $contents = <<'EOS';
 SELECT md5(string_agg(t, chr(10))) FROM (
 	SELECT (to_jsonb(p) - 'owner_id')::text FROM evinbox.endpoint p
@@ -75,6 +83,8 @@ foreach my $name (qw(deliver discard))
 	is_sql($target, $name, "SELECT owner_id::regrole FROM evinbox.endpoint WHERE name = 'hook'", 'clerk', "$name: its owner's");
 	is_sql($target, $name, 'SELECT count(*) FROM evinbox_internal.endpoint_secret', '0', "$name: but for secrets");
 	is_sql($target, $name, "SELECT has_secret FROM evinbox.endpoint_status WHERE name = 'hook'", 'f', "$name: which can be seen");
+
+	is_sql($target, $name, "SET ROLE $_; $own", '0|0', "$name: not yet anybody's: $_") foreach 'agent', 'clerk';
 
 	# a partition that is not there goes where it belongs
 	$target->safe_psql($name, <<'EOS');
@@ -122,6 +132,8 @@ SELECT bool_and(r.xid < pg_snapshot_xmin(pg_current_snapshot())), count(*) FILTE
 	(SELECT count(*) FROM evinbox_internal.courier)
 FROM evinbox_internal.request r, evinbox_internal.courier c
 EOS
+	is_sql($target, $name, "SET ROLE clerk; $own", '10|7', "$name: what was sent is its owner's again");
+	is_sql($target, $name, "SET ROLE agent; $own", '0|0', "$name: and nobody else's");
 	is_sql($target, $name, 'SELECT count(*) FROM evinbox_internal.endpoint_state', '0', "$name: endpoints begin anew");
 }
 is_sql($target, 'discard', "SELECT evinbox.recover('hook', '-infinity')", '5', 'what was discarded can be recovered');
