@@ -94,7 +94,8 @@ evinbox_resend(PG_FUNCTION_ARGS)
 		" WHERE r.id OPERATOR(pg_catalog.=) $1 AND r.body IS NOT NULL FOR SHARE)"
 		" INSERT INTO evinbox_internal.request (kind, endpoint_id, owner_id, inbox_id, event_id,"
 		" message_id, method, url, headers, content_type, body, is_signed)"
-		" SELECT kind, endpoint_id, owner_id, inbox_id, event_id,"
+		" SELECT kind, endpoint_id, COALESCE((SELECT p.owner_id FROM evinbox.endpoint p"
+		" WHERE p.id OPERATOR(pg_catalog.=) former.endpoint_id), owner_id), inbox_id, event_id,"
 		" message_id, method, url, headers, content_type, body, is_signed FROM former RETURNING id",
 		.expected = SPI_OK_INSERT_RETURNING,
 		.nargs = 1,
@@ -134,14 +135,14 @@ evinbox_recover(PG_FUNCTION_ARGS)
 		" WHERE r.body IS NOT NULL ORDER BY r.id FOR SHARE OF r)"
 		" INSERT INTO evinbox_internal.request (kind, endpoint_id, owner_id, inbox_id, event_id,"
 		" message_id, method, url, headers, content_type, body, is_signed)"
-		" SELECT kind, endpoint_id, owner_id, inbox_id, event_id,"
+		" SELECT kind, endpoint_id, $3, inbox_id, event_id,"
 		" message_id, method, url, headers, content_type, body, is_signed FROM former",
 		.expected = SPI_OK_INSERT,
-		.nargs = 2,
-		.argtypes = {INT4OID, TIMESTAMPTZOID},
+		.nargs = 3,
+		.argtypes = {INT4OID, TIMESTAMPTZOID, OIDOID},
 	};
 	EviTarget  *target;
-	Datum		args[2];
+	Datum		args[3];
 	uint64		result;
 
 	PreventCommandIfReadOnly("recover()");
@@ -149,6 +150,7 @@ evinbox_recover(PG_FUNCTION_ARGS)
 	evi_blank_lock(ShareLock);
 	args[0] = Int32GetDatum(target->id);
 	args[1] = PG_GETARG_DATUM(1);
+	args[2] = ObjectIdGetDatum(target->owner);
 	result = evi_query_run_alone(&copy, args, NULL);
 	evi_wakeup_courier();
 	PG_RETURN_INT64(result);
@@ -232,12 +234,12 @@ check_enabled(const char *name, bool is_enabled)
 				 errhint("Set its \"enabled\" to true.")));
 }
 
-/* Is it there, the caller's, and can it be sent? */
+/* Is it there, and can it be sent? An endpoint is for its present owner, whose it was before. */
 static void
 check_delivery(int64 id)
 {
 	static EviQuery select = {
-		.sql = "SELECT r.owner_id, r.endpoint_id, p.name, p.enabled FROM evinbox_internal.request r"
+		.sql = "SELECT COALESCE(p.owner_id, r.owner_id), r.endpoint_id, p.name, p.enabled FROM evinbox_internal.request r"
 		" LEFT JOIN evinbox.endpoint p ON p.id OPERATOR(pg_catalog.=) r.endpoint_id"
 		" WHERE r.id OPERATOR(pg_catalog.=) $1",
 		.expected = SPI_OK_SELECT,

@@ -195,6 +195,23 @@ SELECT count(DISTINCT message_id), count(*) FROM evinbox.webhook_delivery WHERE 
 SELECT name, dead FROM evinbox.endpoint_status WHERE name = 'all';
 SELECT evinbox.recover('off', '-infinity');
 SELECT evinbox.recover('none', '-infinity');
+-- an endpoint that is another's by now
+\c - :superuser
+UPDATE evinbox.endpoint SET owner = 'regress_evinbox_bert' WHERE name = 'all';
+\c - regress_evinbox_anna
+SELECT evinbox.resend(:id + 4);
+\c - regress_evinbox_bert
+SELECT evinbox.resend(:id + 4) AS resent \gset
+SELECT id = :resent AS resent, owner FROM evinbox.webhook_delivery;
+\c - :superuser
+UPDATE evinbox.endpoint SET owner = 'regress_evinbox_anna' WHERE name = 'all';
+INSERT INTO evinbox_internal.request_waiting SELECT id, created_at, endpoint_id, 'dead', 1, 'infinity', NULL
+	FROM evinbox_internal.request WHERE id = :resent;
+\c - regress_evinbox_anna
+SELECT evinbox.recover('all', '-infinity');
+SELECT endpoint, owner FROM evinbox.webhook_delivery ORDER BY id DESC LIMIT 1;
+
+-- one that cannot be called
 UPDATE evinbox.endpoint SET enabled = false WHERE name = 'all';
 SELECT evinbox.resend(:id + 4);
 DELETE FROM evinbox.endpoint WHERE name = 'all';
