@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -35,6 +36,7 @@
 #include "query.h"
 #include "registry.h"
 #include "relation.h"
+#include "snapshot.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evinbox_resume_after_restore);
@@ -46,6 +48,7 @@ static int64 *read_waiting(int *count);
 static void restart_inboxes(bool deliver);
 static void skip_retries(void);
 static void restart_requests(bool deliver);
+static Datum get_position(void);
 static void find_request_owners(void);
 
 Datum
@@ -225,21 +228,40 @@ restart_requests(bool deliver)
 	};
 	static EviQuery begin = {
 		.sql = "WITH former AS (DELETE FROM evinbox_internal.courier)"
-		" INSERT INTO evinbox_internal.courier VALUES (pg_catalog.pg_current_snapshot())",
+		" INSERT INTO evinbox_internal.courier VALUES ($1)",
 		.expected = SPI_OK_INSERT,
+		.nargs = 1,
+		.argtypes = {PG_SNAPSHOTOID},
 	};
 	static EviQuery forget = {
 		.sql = "DELETE FROM evinbox_internal.endpoint_state",
 		.expected = SPI_OK_DELETE,
 	};
 	Datum		arg = TimestampTzGetDatum(GetCurrentTimestamp());
+	Datum		done = get_position();
 
 	(void) evi_query_run(&hide, NULL, NULL, 0);
 	(void) evi_query_run(&add, &arg, NULL, 0);
 	if (!deliver)
 		(void) evi_query_run(&discard, NULL, NULL, 0);
-	(void) evi_query_run(&begin, NULL, NULL, 0);
+	(void) evi_query_run(&begin, &done, NULL, 0);
 	(void) evi_query_run(&forget, NULL, NULL, 0);
+}
+
+/*
+ * What the transaction sees of others: the queries do, and whoever could queue
+ * something meanwhile is locked out. Its own requests are still to be sent.
+ */
+static Datum
+get_position(void)
+{
+	EviSnapshot *snapshot;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	snapshot = evi_snapshot_without(evi_snapshot_active(),
+									U64FromFullTransactionId(GetTopFullTransactionId()));
+	PopActiveSnapshot();
+	return evi_snapshot_to_datum(snapshot);
 }
 
 /* Requests and attempts that came with a dump have lost theirs, see evi_restoring_finish(). */

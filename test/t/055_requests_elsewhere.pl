@@ -103,13 +103,14 @@ EOS
 }
 foreach my $name (qw(deliver discard))
 {
-	$target->safe_psql($name, <<EOS);
-BEGIN;
-SELECT evinbox.http_request('hook', 'of the same transaction');
-SELECT evinbox.resume_after_restore('$name');
-SELECT evinbox.http_request('hook', 'behind all that came with the dump');
-COMMIT;
-EOS
+	my $session = $target->background_psql($name);
+
+	# a snapshot takes the transaction for one that is over as soon as a later one is
+	$session->query_safe("BEGIN; SELECT evinbox.http_request('hook', 'of the same transaction')");
+	$target->safe_psql($name, 'SELECT pg_current_xact_id()');
+	$session->query_safe("SELECT evinbox.resume_after_restore('$name')");
+	$session->query_safe("SELECT evinbox.http_request('hook', 'behind all that came with the dump'); COMMIT");
+	$session->quit;
 	my ($waiting, $error) = $name eq 'deliver' ? ('pending', '') : ('dead', 'discarded by resume_after_restore()');
 	my $retry = $name eq 'deliver' ? 'retry|1|tried' : 'dead|1|discarded by resume_after_restore()';
 	my $tried = $name eq 'deliver' ? 'tried' : $error;
