@@ -26,7 +26,8 @@
 #include "throttle.h"
 #include "verdict.h"
 
-static int64 insert_event(Datum *values, bool *isnull);
+static int64 record(Datum *values, bool *isnull, Interval *throttle, text *throttle_by, bool directly);
+static int64 insert_event(Datum *values, bool *isnull, bool directly);
 static int64 insert_by_sql(Datum *values, bool *isnull);
 static void fill_context(Datum *values, bool *isnull);
 static void fill_cause(Datum *values, bool *isnull);
@@ -41,6 +42,22 @@ static void set_value(Datum *values, bool *isnull, int attno, Datum value);
  */
 int64
 evi_recording_record(Datum *values, bool *isnull, Interval *throttle, text *throttle_by)
+{
+	return record(values, isnull, throttle, throttle_by, false);
+}
+
+/*
+ * Likewise, for those who may run no code of others. Returns 0 if there is some
+ * that recording the event would run.
+ */
+int64
+evi_recording_record_directly(Datum *values, bool *isnull)
+{
+	return record(values, isnull, NULL, NULL, true);
+}
+
+static int64
+record(Datum *values, bool *isnull, Interval *throttle, text *throttle_by, bool directly)
 {
 	EviEventKey key = {
 		.subject_type = get_text(values, isnull, Anum_event_subject_type),
@@ -58,7 +75,7 @@ evi_recording_record(Datum *values, bool *isnull, Interval *throttle, text *thro
 
 	PreventCommandIfReadOnly("record_event()");
 	PreventCommandIfParallelMode("record_event()");
-	return insert_event(values, isnull);
+	return insert_event(values, isnull, directly);
 }
 
 /* Checks a row as it came, and fills the columns that are ours. */
@@ -138,17 +155,17 @@ set_value(Datum *values, bool *isnull, int attno, Datum value)
 /*
  * Inserts the event right into its partition, which takes half the time of an
  * INSERT from within a function. It does exactly what that would, as long as
- * nobody has added anything to the table; else it is an INSERT.
+ * nobody has added anything to the table; else it is an INSERT, or nothing.
  */
 static int64
-insert_event(Datum *values, bool *isnull)
+insert_event(Datum *values, bool *isnull, bool directly)
 {
 	int64		id;
 
 	evi_recording_complete(values, isnull);
 	id = evi_event_insert(values, isnull);
 	if (id == 0)
-		return insert_by_sql(values, isnull);
+		return directly ? 0 : insert_by_sql(values, isnull);
 	evi_outbox_add(id);
 	CommandCounterIncrement();
 	return id;

@@ -12,6 +12,7 @@
 
 extern int64 evi_recording_record(Datum *values, bool *isnull,
 								  Interval *throttle, text *throttle_by);
+extern int64 evi_recording_record_directly(Datum *values, bool *isnull);
 extern void evi_recording_complete(Datum *values, bool *isnull);
 
 #endif							/* EVI_RECORDING_H */
