@@ -162,6 +162,14 @@ TRUNCATE evinbox.endpoint CASCADE;
 SELECT count(*) FROM evinbox_internal.endpoint_secret;
 ROLLBACK;
 
+-- triggers that others have added would run as the extension's owner: they do not
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'a trigger'; RETURN NEW; END $$;
+CREATE TRIGGER tell BEFORE UPDATE ON evinbox.endpoint FOR EACH ROW EXECUTE FUNCTION tell();
+UPDATE evinbox.endpoint SET timeout = timeout WHERE name = 'anna''s';
+SELECT evinbox.set_endpoint_secret('anna''s') IS NOT NULL AS made;
+DROP TRIGGER tell ON evinbox.endpoint;
+DROP FUNCTION tell;
+
 -- roles that come and go
 DROP ROLE regress_evinbox_anna;
 ALTER ROLE regress_evinbox_anna RENAME TO regress_evinbox_annika;
