@@ -195,7 +195,8 @@ skip_retries(void)
 /*
  * What was not yet sent waits, or is dead. Requests that came with a dump have
  * transaction ids of somewhere else: those that are still to come here are made
- * such as never were, or a courier would find the requests anew one day.
+ * such as never were, or a courier would find the requests anew one day. What
+ * was sent again is the newest request's matter.
  */
 static void
 restart_requests(bool deliver)
@@ -216,6 +217,8 @@ restart_requests(bool deliver)
 		" WHERE r.xid OPERATOR(pg_catalog.<>) pg_catalog.pg_current_xact_id()"
 		" AND NOT EXISTS (SELECT FROM evinbox_internal.webhook_attempt a"
 		" WHERE a.request_id OPERATOR(pg_catalog.=) r.id AND a.outcome OPERATOR(pg_catalog.<>) 'retry')"
+		" AND NOT EXISTS (SELECT FROM evinbox_internal.request n"
+		" WHERE n.message_id OPERATOR(pg_catalog.=) r.message_id AND n.id OPERATOR(pg_catalog.>) r.id)"
 		" ON CONFLICT (request_id) DO NOTHING",
 		.expected = SPI_OK_INSERT,
 		.nargs = 1,

@@ -140,6 +140,14 @@ EOS
 is_sql($target, 'discard', "SELECT evinbox.recover('hook', '-infinity')", '5', 'what was discarded can be recovered');
 is_sql($target, 'discard', 'SELECT count(*) FROM evinbox_internal.request_waiting', '1', 'but for what is of no endpoint');
 
+# which is not sent twice when that is copied again
+$target->safe_psql('postgres', 'CREATE DATABASE again TEMPLATE discard');
+$target->safe_psql('again', "SELECT evinbox.resume_after_restore('deliver')");
+is_sql($target, 'again', "SELECT request_id, state FROM evinbox_internal.request_waiting WHERE request_id < 9 ORDER BY 1", '7|dead',
+	'what was recovered does not wait beside the new request');
+is_sql($target, 'again', "SELECT count(*), count(DISTINCT message_id) FROM evinbox_internal.request_waiting JOIN evinbox_internal.request ON id = request_id
+	WHERE state = 'pending'", '7|7', 'which does');
+
 # beside what is there, it would mean something else
 $target->safe_psql('postgres', 'CREATE DATABASE used');
 install_evinbox($target, 'used');
