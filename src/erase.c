@@ -40,6 +40,7 @@
 #include "evinbox.h"
 #include "query.h"
 #include "relation.h"
+#include "wakeup.h"
 
 /* whose erasure: a pseudonym stands in the event that tells of it, see digest() */
 #define ACTOR_TYPE "evinbox.actor"
@@ -234,7 +235,7 @@ blank_deliveries(Erasure *erasure)
 	erasure->nids = 0;
 }
 
-/* A request without a body is not made any more. What was answered may quote it. */
+/* A request without a body is not made any more, as the courier hears. What was answered may quote it. */
 static void
 blank_requests(Datum *ids)
 {
@@ -268,6 +269,9 @@ blank_requests(Datum *ids)
 
 	for (int i = 0; i < lengthof(updates); i++)
 		(void) evi_query_run_latest(&updates[i], ids);
+
+	/* which may have the bodies in memory */
+	evi_wakeup_courier();
 }
 
 /* those that somebody has begun, with what he called them */

@@ -55,6 +55,7 @@ static void define_webhooks(void);
 static bool check_allow(char **value, void **extra, GucSource source);
 static bool check_smtp_url(char **value, void **extra, GucSource source);
 static bool check_smtp_sender(char **value, void **extra, GucSource source);
+static const char *show_password(void);
 static const char *or_empty(const char *value);
 
 void
@@ -192,7 +193,9 @@ define_webhooks(void)
 							   "Password that the server for e-mails is told.",
 							   NULL,
 							   &smtp_password, "",
-							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, NULL, show_password);
 }
 
 static bool
@@ -374,6 +377,13 @@ const char *
 evi_guc_smtp_password(void)
 {
 	return or_empty(smtp_password);
+}
+
+/* that there is one, whoever asks: pg_monitor may see all settings */
+static const char *
+show_password(void)
+{
+	return *evi_guc_smtp_password() ? "********" : "";
 }
 
 static const char *

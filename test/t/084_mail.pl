@@ -183,8 +183,12 @@ outcome_is(send_by($another, 'evinbox.webhook_allow_http' => 'on'), 'delivered 2
 	'that webhooks may go without TLS is nothing to mails');
 ok((received($another))[0] && (received($another))[0]{tls}, 'which go by TLS');
 
-is($node->safe_psql('postgres', "SELECT count(*) FROM pg_settings WHERE name = 'evinbox.smtp_password'"
-	  . " AND setting <> ''"), '1', 'a superuser sees the password');
+$node->safe_psql('postgres', 'CREATE ROLE monitor LOGIN IN ROLE pg_monitor');
+foreach my $role ('none', 'monitor')
+{
+	is_sql($node, 'postgres', "SET ROLE $role; SHOW evinbox.smtp_password", '********', "$role sees that there is a password");
+	is_sql($node, 'postgres', "SET ROLE $role; SELECT count(*) FROM pg_settings s WHERE s::text ~ 'pass word'", '0', 'but not which');
+}
 is_sql($node, $db, "SELECT count(*) FROM evinbox.webhook_attempt a WHERE a::text ~ 'pass word|cGFzcyB3b3Jk'", '0',
 	'it is on no record');
 
