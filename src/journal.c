@@ -14,7 +14,7 @@
  * do: they tell a courier what is done with.
  *
  * Days are those of UTC. Whoever needs the tables is kept waiting for a moment
- * at the most.
+ * at the most; as long as somebody is in the way, ever more rarely.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,6 +34,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "backoff.h"
 #include "brief.h"
 #include "evinbox.h"
 #include "guc.h"
@@ -42,6 +43,8 @@
 #include "relation.h"
 
 #define DAYS_AHEAD 3
+#define FIRST_PAUSE_MS 1000	/* before what could not be done is tried again */
+#define MAX_PAUSE_MS 300000
 #define REQUESTS "request"
 #define ATTEMPTS "webhook_attempt"
 
@@ -56,6 +59,7 @@ typedef struct Day
 /* when to look again, and by which setting that was found out */
 static TimestampTz next_at = 0;
 static int	known_retention_s = 0;
+static int	failures = 0;		/* looks in a row that left something undone */
 
 static bool make_days(const char *table, int64 today);
 static bool make(void *arg);
@@ -75,7 +79,7 @@ static Oid	oid_of(const char *table);
 static char *date_of(int64 number);
 static TimestampTz start_of(int64 number);
 
-/* Makes, drops and empties what it is time for. Returns whether to try again before long. */
+/* Makes, drops and empties what it is time for. What has to be tried again is not left to the caller. */
 bool
 evi_journal_keep(void)
 {
@@ -97,9 +101,12 @@ evi_journal_keep(void)
 	left |= drop_days(REQUESTS, expired, &oldest);
 	left |= empty_default(ATTEMPTS, expired);
 	left |= drop_days(ATTEMPTS, expired, &oldest);
+	failures = left ? failures + 1 : 0;
 	if (left)
-		next_at = 0;
-	return left;
+		next_at = Min(next_at, TimestampTzPlusMilliseconds(now,
+														   evi_backoff_ms(FIRST_PAUSE_MS, failures,
+																		  MAX_PAUSE_MS)));
+	return false;
 }
 
 /* how long it is until there is something to do */

@@ -120,6 +120,12 @@ foreach (1 .. 10)
 	$node->safe_psql($db, "SELECT evinbox.http_request('fine', 'x'::text)");
 }
 $receiver->wait_for('/fine', 15, 'nobody waits for a partition that cannot be dropped now');
+
+# with nothing else to do, the coordinator tries again ever more rarely
+my $transactions = "SELECT xact_commit FROM pg_stat_database WHERE datname = '$db'";
+my $before = $node->safe_psql($db, "SELECT pg_sleep(1); $transactions") =~ s/\n//gr;
+my $after = $node->safe_psql($db, "SELECT pg_sleep(3); $transactions") =~ s/\n//gr;
+cmp_ok($after - $before, '<', 100, 'and the coordinator rests');
 $reader->query_safe('COMMIT');
 $reader->quit;
 wait_for($node, $db, "SELECT count(*) = 0 FROM pg_class WHERE relname LIKE '%_20200201'", 'it goes afterwards');
