@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "utils/snapmgr.h"
 
 #include "errand.h"
 #include "evinbox.h"
@@ -18,6 +19,7 @@
 #include "shmem.h"
 
 static bool has_calls(void);
+static bool has_calls_by_now(void);
 static void set_wanted(bool wanted, bool *fits);
 
 /* Is there one, or is one to be started? */
@@ -40,8 +42,13 @@ evi_errand_look(void)
 {
 	static bool complained = false;
 	bool		fits = true;
+	bool		wanted = has_calls();
 
-	set_wanted(has_calls(), &fits);
+	set_wanted(wanted, &fits);
+
+	/* who had a request meanwhile has woken the courier that leaves, and not us */
+	if (!wanted && has_calls_by_now())
+		set_wanted(true, &fits);
 	if (!fits && !complained)
 		ereport(LOG,
 				(errmsg("evinbox wants a courier and may have no more workers"),
@@ -73,6 +80,18 @@ has_calls(void)
 
 	(void) evi_query_read(&select, NULL, NULL);
 	return DatumGetBool(evi_query_value(0, 1, &isnull));
+}
+
+/* likewise, with what is committed while this transaction is under way */
+static bool
+has_calls_by_now(void)
+{
+	bool		result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = has_calls();
+	PopActiveSnapshot();
+	return result;
 }
 
 static void

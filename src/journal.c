@@ -11,10 +11,10 @@
  *
  * A request that is not dealt with, or waits for another attempt, keeps its
  * partition. Attempts stay as long as requests of their day or an earlier one
- * do: they tell a courier what is done with.
+ * do, wherever these are: they tell a courier what is done with.
  *
  * Days are those of UTC. Whoever needs the tables is kept waiting for a moment
- * at the most.
+ * at the most; as long as somebody is in the way, ever more rarely.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,6 +34,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "backoff.h"
 #include "brief.h"
 #include "evinbox.h"
 #include "guc.h"
@@ -42,6 +43,8 @@
 #include "relation.h"
 
 #define DAYS_AHEAD 3
+#define FIRST_PAUSE_MS 1000	/* before what could not be done is tried again */
+#define MAX_PAUSE_MS 300000
 #define REQUESTS "request"
 #define ATTEMPTS "webhook_attempt"
 
@@ -51,11 +54,13 @@ typedef struct Day
 	const char *table;			/* REQUESTS, ATTEMPTS */
 	Oid			relid;			/* if it is there */
 	int64		number;			/* days since 2000-01-01 */
+	TimestampTz limit;			/* if it is a default partition: it goes if all in it is older */
 } Day;
 
 /* when to look again, and by which setting that was found out */
 static TimestampTz next_at = 0;
 static int	known_retention_s = 0;
+static int	failures = 0;		/* looks in a row that left something undone */
 
 static bool make_days(const char *table, int64 today);
 static bool make(void *arg);
@@ -67,21 +72,23 @@ static int64 number_of(const char *table, const char *name);
 static int	compare_days(const ListCell *a, const ListCell *b);
 static bool is_needed(TimestampTz from, TimestampTz to);
 static bool drop(void *arg);
-static bool empty_default(const char *table, TimestampTz expired);
+static void heed_default(int64 *oldest);
+static bool empty_default(const char *table, TimestampTz limit);
 static bool truncate_default(void *arg);
 static void forget_dead(void);
 static bool has_since(const char *table, TimestampTz since);
 static Oid	oid_of(const char *table);
 static char *date_of(int64 number);
+static int64 day_of(TimestampTz at);
 static TimestampTz start_of(int64 number);
 
-/* Makes, drops and empties what it is time for. Returns whether to try again before long. */
+/* Makes, drops and empties what it is time for. What has to be tried again is not left to the caller. */
 bool
 evi_journal_keep(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz expired;
-	int64		today = now / USECS_PER_DAY;
+	int64		today = day_of(now);
 	int64		oldest = PG_INT64_MAX;
 	bool		left;
 
@@ -95,11 +102,15 @@ evi_journal_keep(void)
 	left |= make_days(ATTEMPTS, today);
 	left |= empty_default(REQUESTS, expired);
 	left |= drop_days(REQUESTS, expired, &oldest);
-	left |= empty_default(ATTEMPTS, expired);
+	heed_default(&oldest);
+	left |= empty_default(ATTEMPTS, oldest < PG_INT64_MAX ? Min(expired, start_of(oldest)) : expired);
 	left |= drop_days(ATTEMPTS, expired, &oldest);
+	failures = left ? failures + 1 : 0;
 	if (left)
-		next_at = 0;
-	return left;
+		next_at = Min(next_at, TimestampTzPlusMilliseconds(now,
+														   evi_backoff_ms(FIRST_PAUSE_MS, failures,
+																		  MAX_PAUSE_MS)));
+	return false;
 }
 
 /* how long it is until there is something to do */
@@ -195,12 +206,15 @@ drop_days(const char *table, TimestampTz expired, int64 *oldest)
 			*oldest = Min(*oldest, day->number);
 			break;
 		}
-		if (day->number >= limit ||
-			(strcmp(table, REQUESTS) == 0 &&
-			 is_needed(start_of(day->number), start_of(day->number + 1))))
-			*oldest = Min(*oldest, day->number);
-		else if (!evi_brief_try(EVI_BRIEF_DROP_DAY, drop, day))
+		if (day->number < limit &&
+			(strcmp(table, REQUESTS) != 0 ||
+			 !is_needed(start_of(day->number), start_of(day->number + 1))))
+		{
+			if (evi_brief_try(EVI_BRIEF_DROP_DAY, drop, day))
+				continue;
 			left = true;
+		}
+		*oldest = Min(*oldest, day->number);
 	}
 	return left;
 }
@@ -293,17 +307,35 @@ drop(void *arg)
 	return true;
 }
 
-/* If there is something in it, and nothing that has not expired. */
+/* Requests in the default partition may be older than all others. */
+static void
+heed_default(int64 *oldest)
+{
+	static EviQuery select = {
+		.sql = "SELECT pg_catalog.min(r.created_at) FROM evinbox_internal.request_default r",
+		.expected = SPI_OK_SELECT,
+		.nargs = 0,
+	};
+	Datum		first;
+	bool		isnull;
+
+	(void) evi_query_run(&select, NULL, NULL, 0);
+	first = evi_query_value(0, 1, &isnull);
+	if (!isnull)
+		*oldest = Min(*oldest, day_of(DatumGetTimestampTz(first)));
+}
+
+/* If there is something in it, and nothing from the limit on. */
 static bool
-empty_default(const char *table, TimestampTz expired)
+empty_default(const char *table, TimestampTz limit)
 {
 	Relation	rel = relation_open(oid_of(psprintf("%s_default", table)), AccessShareLock);
 	bool		is_empty = RelationGetNumberOfBlocks(rel) == 0;
-	Day			day = {.table = table, .relid = RelationGetRelid(rel)};
+	Day			day = {.table = table, .relid = RelationGetRelid(rel), .limit = limit};
 
 	relation_close(rel, AccessShareLock);
-	if (is_empty || has_since(table, expired) ||
-		(strcmp(table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, expired)))
+	if (is_empty || has_since(table, limit) ||
+		(strcmp(table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, limit)))
 		return false;
 	return !evi_brief_try(EVI_BRIEF_EMPTY_DAYS, truncate_default, &day);
 }
@@ -313,11 +345,10 @@ static bool
 truncate_default(void *arg)
 {
 	const Day  *day = arg;
-	TimestampTz expired = GetCurrentTimestamp() - known_retention_s * USECS_PER_SEC;
 
 	if (!ConditionalLockRelationOid(day->relid, AccessExclusiveLock) ||
-		has_since(day->table, expired) ||
-		(strcmp(day->table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, expired)))
+		has_since(day->table, day->limit) ||
+		(strcmp(day->table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, day->limit)))
 		return false;
 	evi_query_utility(psprintf("TRUNCATE " EVI_INTERNAL_SCHEMA ".%s_default", day->table));
 	forget_dead();
@@ -380,6 +411,13 @@ date_of(int64 number)
 
 	j2date((int) number + POSTGRES_EPOCH_JDATE, &year, &month, &day);
 	return psprintf("%04d%02d%02d", year, month, day);
+}
+
+/* before 2000 as well */
+static int64
+day_of(TimestampTz at)
+{
+	return at >= 0 ? at / USECS_PER_DAY : -1 - (-1 - at) / USECS_PER_DAY;
 }
 
 static TimestampTz

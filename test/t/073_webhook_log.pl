@@ -88,10 +88,15 @@ wait_for($node, $db, "SELECT ($old) = 'request_20200102 webhook_attempt_20200102
 is_sql($node, $db, "SELECT string_agg(state, ' ') FROM evinbox_internal.request_waiting", 'retry',
 	'dead letters go with their requests');
 
-$node->safe_psql($db, "UPDATE evinbox.endpoint SET url = '@{[ $receiver->url('/fine') ]}' WHERE name = 'later'");
-$node->safe_psql($db, 'UPDATE evinbox_internal.request_waiting SET next_at = now()');
-$node->safe_psql($db, "SELECT pg_terminate_backend(pid) FROM evinbox.worker_status WHERE kind = 'courier'");
-wait_for($node, $db, 'SELECT count(*) = 0 FROM evinbox_internal.request_waiting', 'it is delivered');
+sub deliver_later
+{
+	$node->safe_psql($db, "UPDATE evinbox.endpoint SET url = '@{[ $receiver->url('/fine') ]}' WHERE name = 'later'");
+	$node->safe_psql($db, 'UPDATE evinbox_internal.request_waiting SET next_at = now()');
+	$node->safe_psql($db, "SELECT pg_terminate_backend(pid) FROM evinbox.worker_status WHERE kind = 'courier'");
+	wait_for($node, $db, 'SELECT count(*) = 0 FROM evinbox_internal.request_waiting', 'it is delivered');
+}
+
+deliver_later();
 keep_for('2d');
 wait_for($node, $db, "SELECT ($old) IS NULL", 'and then they go, too');
 
@@ -109,17 +114,43 @@ keep_for('4d');
 wait_for($node, $db, "SELECT pg_relation_size('evinbox_internal.request_default') = 0"
 	  . " AND pg_relation_size('evinbox_internal.webhook_attempt_default') = 0", 'and emptied when all in it has expired');
 
+# One that waits there keeps its attempts: they are what tells that it was sent.
+$node->safe_psql($db, "UPDATE evinbox.endpoint SET url = '@{[ $receiver->url('/status/500') ]}' WHERE name = 'later';"
+	  . "SELECT evinbox.http_request('later', 'x'::text)");
+wait_for($node, $db, "SELECT count(*) = 1 FROM evinbox_internal.request_waiting WHERE state = 'retry'", 'one waits');
+wait_for($node, $db, 'SELECT bool_and(pg_visible_in_snapshot(xid, done)) FROM evinbox_internal.request, evinbox_internal.courier',
+	'the position is stored once more');
+make_old('2020-01-10');
+move('later', '2020-01-15');
+keep_for('5d');
+wait_for($node, $db, "SELECT count(*) = 0 FROM pg_class WHERE relname LIKE '%_20200110'", 'what is older goes');
+is_sql($node, $db, 'SELECT (SELECT count(*) FROM evinbox_internal.request_default), count(*) FROM evinbox_internal.webhook_attempt_default',
+	'1|1', 'a request that waits in the default partition stays, and its attempt');
+deliver_later();
+$node->safe_psql($db, "UPDATE evinbox_internal.webhook_attempt SET started_at = '2020-01-16'");
+keep_for('6d');
+wait_for($node, $db, "SELECT pg_relation_size('evinbox_internal.request_default') = 0"
+	  . " AND pg_relation_size('evinbox_internal.webhook_attempt_default') = 0", 'and then they go, too');
+
 # -- somebody who reads -----------------------------------------------------------------------
 
 make_old('2020-02-01');
 my $reader = $node->background_psql($db);
 $reader->query_safe('BEGIN; SELECT count(*) FROM evinbox_internal.request');
-keep_for('5d');
+keep_for('7d');
 foreach (1 .. 10)
 {
 	$node->safe_psql($db, "SELECT evinbox.http_request('fine', 'x'::text)");
 }
-$receiver->wait_for('/fine', 15, 'nobody waits for a partition that cannot be dropped now');
+$receiver->wait_for('/fine', 16, 'nobody waits for a partition that cannot be dropped now');
+
+# with nothing else to do, the coordinator tries again ever more rarely
+my $transactions = "SELECT xact_commit FROM pg_stat_database WHERE datname = '$db'";
+my $before = $node->safe_psql($db, "SELECT pg_sleep(1); $transactions") =~ s/\n//gr;
+my $after = $node->safe_psql($db, "SELECT pg_sleep(3); $transactions") =~ s/\n//gr;
+cmp_ok($after - $before, '<', 100, 'and the coordinator rests');
+is_sql($node, $db, "SELECT count(*) FROM pg_class WHERE relname LIKE 'webhook_attempt_20200201'", '1',
+	'attempts stay as long as their requests');
 $reader->query_safe('COMMIT');
 $reader->quit;
 wait_for($node, $db, "SELECT count(*) = 0 FROM pg_class WHERE relname LIKE '%_20200201'", 'it goes afterwards');
