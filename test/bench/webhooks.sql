@@ -11,9 +11,8 @@ $$;
 CREATE PROCEDURE bench.await(wanted bigint) LANGUAGE plpgsql AS $$
 BEGIN
 	LOOP
-		EXIT WHEN (SELECT count(*) FROM evinbox_internal.webhook_attempt) >=
-			coalesce(wanted, (SELECT count(*) FROM evinbox_internal.request));
+		EXIT WHEN (SELECT count(*) FROM evinbox_internal.webhook_attempt WHERE outcome = 'delivered') >= wanted;
 		COMMIT;
-		PERFORM pg_sleep(0.01);
+		PERFORM pg_sleep(0.02);
 	END LOOP;
 END $$;
