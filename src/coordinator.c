@@ -45,7 +45,7 @@
 
 #define FIRST_LOOK_MS 1000
 #define MAX_LOOK_MS 60000
-#define MAX_DROPPED 100			/* partitions, before it looks after the rest */
+#define MAX_DROPPED 100			/* partitions, or made, before it looks after the rest */
 #define PATIENCE_MS 5000		/* a lane that works stores its cursor more often */
 
 PGDLLEXPORT void evi_coordinator_main(Datum arg);
@@ -87,6 +87,7 @@ static bool stamp(void);
 static bool look_after_owners(void);
 static bool do_chores(Oid database);
 static bool expire(void);
+static void keep_journal(void);
 static bool do_chore(bool (*chore) (void));
 static void leave(int slot);
 
@@ -356,7 +357,7 @@ do_chores(Oid database)
 	left |= do_chore(evi_backlog_trim);
 	left |= do_chore(evi_partition_make);
 	left |= expire();
-	left |= do_chore(evi_journal_keep);
+	keep_journal();
 	left |= do_chore(evi_errand_look);
 	left |= do_chore(look_after_owners);
 	return left;
@@ -378,6 +379,16 @@ expire(void)
 		left |= do_chore(evi_retention_drop);
 	} while (!evi_retention_has_detached() && ++dropped < MAX_DROPPED);
 	return left;
+}
+
+/* Likewise. When to come back, evi_journal_wait_ms() says. */
+static void
+keep_journal(void)
+{
+	int			done = 0;
+
+	while (do_chore(evi_journal_keep) && ++done < MAX_DROPPED)
+		CHECK_FOR_INTERRUPTS();
 }
 
 /* Each is a transaction. */

@@ -13,6 +13,9 @@
  * partition. Attempts stay as long as requests of their day or an earlier one
  * do, wherever these are: they tell a courier what is done with.
  *
+ * Each partition is made, dropped or emptied in a transaction of its own, which
+ * does nothing else under its locks.
+ *
  * Days are those of UTC. Whoever needs the tables is kept waiting for a moment
  * at the most; as long as somebody is in the way, ever more rarely.
  *
@@ -54,14 +57,23 @@ typedef struct Day
 	const char *table;			/* REQUESTS, ATTEMPTS */
 	Oid			relid;			/* if it is there */
 	int64		number;			/* days since 2000-01-01 */
+	bool		is_in_use;		/* somebody was in the way */
 	TimestampTz limit;			/* if it is a default partition: it goes if all in it is older */
 } Day;
 
 /* when to look again, and by which setting that was found out */
 static TimestampTz next_at = 0;
 static int	known_retention_s = 0;
-static int	failures = 0;		/* looks in a row that left something undone */
+static int	failures = 0;		/* looks in a row that did nothing, and left something undone */
 
+/* has this look done something? that is all then */
+static bool has_done = false;
+
+/* have requests gone, and dead letters perhaps not? */
+static bool has_forgotten = false;
+
+static bool do_next(TimestampTz now);
+static bool attempt(EviBriefWork which, bool (*work) (void *arg), Day *day);
 static bool make_days(const char *table, int64 today);
 static bool make(void *arg);
 static bool lock_out_makers(void);
@@ -82,35 +94,34 @@ static char *date_of(int64 number);
 static int64 day_of(TimestampTz at);
 static TimestampTz start_of(int64 number);
 
-/* Makes, drops and empties what it is time for. What has to be tried again is not left to the caller. */
+/*
+ * Makes, drops or empties one thing that it is time for. Returns whether to go
+ * on, in another transaction. What others are in the way of is tried again later.
+ */
 bool
 evi_journal_keep(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz expired;
-	int64		today = day_of(now);
-	int64		oldest = PG_INT64_MAX;
 	bool		left;
 
 	if (now < next_at && evi_guc_webhook_log_retention_s() == known_retention_s)
 		return false;
 	known_retention_s = evi_guc_webhook_log_retention_s();
-	expired = now - known_retention_s * USECS_PER_SEC;
-	next_at = start_of(today + 1);
+	next_at = start_of(day_of(now) + 1);
+	has_done = false;
+	left = do_next(now);
 
-	left = make_days(REQUESTS, today);
-	left |= make_days(ATTEMPTS, today);
-	left |= empty_default(REQUESTS, expired);
-	left |= drop_days(REQUESTS, expired, &oldest);
-	heed_default(&oldest);
-	left |= empty_default(ATTEMPTS, oldest < PG_INT64_MAX ? Min(expired, start_of(oldest)) : expired);
-	left |= drop_days(ATTEMPTS, expired, &oldest);
-	failures = left ? failures + 1 : 0;
+	if (has_done)
+		failures = 0;
 	if (left)
 		next_at = Min(next_at, TimestampTzPlusMilliseconds(now,
-														   evi_backoff_ms(FIRST_PAUSE_MS, failures,
+														   evi_backoff_ms(FIRST_PAUSE_MS, ++failures,
 																		  MAX_PAUSE_MS)));
-	return false;
+	else if (has_done)
+		next_at = now;
+	else
+		failures = 0;
+	return has_done && !left;
 }
 
 /* how long it is until there is something to do */
@@ -120,17 +131,55 @@ evi_journal_wait_ms(void)
 	return Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_at), 1);
 }
 
+/* Returns whether something could not be done. */
+static bool
+do_next(TimestampTz now)
+{
+	TimestampTz expired = now - known_retention_s * USECS_PER_SEC;
+	int64		today = day_of(now);
+	int64		oldest = PG_INT64_MAX;
+	bool		left;
+
+	if (has_forgotten)
+	{
+		forget_dead();
+		has_forgotten = false;
+		has_done = true;
+		return false;
+	}
+	left = make_days(REQUESTS, today);
+	left |= make_days(ATTEMPTS, today);
+	left |= empty_default(REQUESTS, expired);
+	left |= drop_days(REQUESTS, expired, &oldest);
+	heed_default(&oldest);
+	left |= empty_default(ATTEMPTS, oldest < PG_INT64_MAX ? Min(expired, start_of(oldest)) : expired);
+	left |= drop_days(ATTEMPTS, expired, &oldest);
+	return left;
+}
+
+/* Returns whether it is done. */
+static bool
+attempt(EviBriefWork which, bool (*work) (void *arg), Day *day)
+{
+	if (!evi_brief_try(which, work, day))
+		return false;
+	has_done = true;
+	if (which != EVI_BRIEF_MAKE_DAY && strcmp(day->table, REQUESTS) == 0)
+		has_forgotten = true;
+	return true;
+}
+
 static bool
 make_days(const char *table, int64 today)
 {
 	bool		left = false;
 
-	for (int64 number = today + 1; number <= today + DAYS_AHEAD; number++)
+	for (int64 number = today + 1; number <= today + DAYS_AHEAD && !has_done; number++)
 	{
 		Day			day = {.table = table, .number = number};
 
 		if (!OidIsValid(oid_of(psprintf("%s_%s", table, date_of(number)))))
-			left |= !evi_brief_try(EVI_BRIEF_MAKE_DAY, make, &day);
+			left |= !attempt(EVI_BRIEF_MAKE_DAY, make, &day);
 	}
 	return left;
 }
@@ -195,6 +244,8 @@ drop_days(const char *table, TimestampTz expired, int64 *oldest)
 	int64		limit = *oldest;
 	ListCell   *lc;
 
+	if (has_done)
+		return false;
 	foreach(lc, days_of(table))
 	{
 		Day		   *day = lfirst(lc);
@@ -210,11 +261,15 @@ drop_days(const char *table, TimestampTz expired, int64 *oldest)
 			(strcmp(table, REQUESTS) != 0 ||
 			 !is_needed(start_of(day->number), start_of(day->number + 1))))
 		{
-			if (evi_brief_try(EVI_BRIEF_DROP_DAY, drop, day))
-				continue;
+			if (attempt(EVI_BRIEF_DROP_DAY, drop, day))
+				return left;
 			left = true;
 		}
 		*oldest = Min(*oldest, day->number);
+
+		/* whoever reads the table as a whole is in the way of the next, too */
+		if (day->is_in_use)
+			break;
 	}
 	return left;
 }
@@ -235,7 +290,7 @@ days_of(const char *table)
 		if (number < 0)
 			continue;
 		day = palloc(sizeof(Day));
-		*day = (Day) {table, lfirst_oid(lc), number};
+		*day = (Day) {.table = table, .relid = lfirst_oid(lc), .number = number};
 		result = lappend(result, day);
 	}
 	list_sort(result, compare_days);
@@ -293,17 +348,19 @@ is_needed(TimestampTz from, TimestampTz to)
 static bool
 drop(void *arg)
 {
-	const Day  *day = arg;
+	Day		   *day = arg;
 	char	   *name = psprintf(EVI_INTERNAL_SCHEMA ".%s_%s", day->table, date_of(day->number));
 
+	day->is_in_use = !lock_out_makers() ||
+		!evi_brief_lock(oid_of(day->table), InvalidOid, day->relid);
+
 	/* a transaction of that time may have been open when we looked first */
-	if (!lock_out_makers() || !evi_brief_lock(oid_of(day->table), InvalidOid, day->relid) ||
+	if (day->is_in_use ||
 		(strcmp(day->table, REQUESTS) == 0 &&
 		 is_needed(start_of(day->number), start_of(day->number + 1))))
 		return false;
 	evi_query_utility(psprintf("ALTER EXTENSION " EVI_EXTENSION " DROP TABLE %s", name));
 	evi_query_utility(psprintf("DROP TABLE %s", name));
-	forget_dead();
 	return true;
 }
 
@@ -319,6 +376,8 @@ heed_default(int64 *oldest)
 	Datum		first;
 	bool		isnull;
 
+	if (has_done)
+		return;
 	(void) evi_query_run(&select, NULL, NULL, 0);
 	first = evi_query_value(0, 1, &isnull);
 	if (!isnull)
@@ -329,15 +388,20 @@ heed_default(int64 *oldest)
 static bool
 empty_default(const char *table, TimestampTz limit)
 {
-	Relation	rel = relation_open(oid_of(psprintf("%s_default", table)), AccessShareLock);
-	bool		is_empty = RelationGetNumberOfBlocks(rel) == 0;
-	Day			day = {.table = table, .relid = RelationGetRelid(rel), .limit = limit};
+	Relation	rel;
+	bool		is_empty;
+	Day			day = {.table = table, .limit = limit};
 
+	if (has_done)
+		return false;
+	rel = relation_open(oid_of(psprintf("%s_default", table)), AccessShareLock);
+	is_empty = RelationGetNumberOfBlocks(rel) == 0;
+	day.relid = RelationGetRelid(rel);
 	relation_close(rel, AccessShareLock);
 	if (is_empty || has_since(table, limit) ||
 		(strcmp(table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, limit)))
 		return false;
-	return !evi_brief_try(EVI_BRIEF_EMPTY_DAYS, truncate_default, &day);
+	return !attempt(EVI_BRIEF_EMPTY_DAYS, truncate_default, &day);
 }
 
 /* A transaction of an expired time may have been open when we looked first. */
@@ -351,7 +415,6 @@ truncate_default(void *arg)
 		(strcmp(day->table, REQUESTS) == 0 && is_needed(DT_NOBEGIN, day->limit)))
 		return false;
 	evi_query_utility(psprintf("TRUNCATE " EVI_INTERNAL_SCHEMA ".%s_default", day->table));
-	forget_dead();
 	return true;
 }
 
