@@ -315,6 +315,8 @@ evi_intake_make_room(TimestampTz now)
 		CHECK_FOR_INTERRUPTS();
 		if (parcel->is_waiting)
 		{
+			if (parcel->route->key > 0 && parcel->attempts == 0)
+				parcel->route->aside++;
 			evi_pace_note_due(parcel->route, now);
 			evi_intake_finish(parcel);
 		}

@@ -105,8 +105,8 @@ evi_waiting_store(EviAside *aside)
 	aside->count = 0;
 }
 
-/* Fills a queue from what waits for it. */
-void
+/* Fills a queue from what waits for it. Returns whether it has taken any. */
+bool
 evi_waiting_fill(EviRoute *route, TimestampTz now)
 {
 	static EviQuery select = {
@@ -128,6 +128,7 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 	SPITupleTable *rows = SPI_tuptable;
 	Datum	   *unfit = palloc(sizeof(Datum) * (count + 1));
 	Datum	   *gone = palloc(sizeof(Datum) * (count + 1));
+	int			ntaken = 0;
 	int			nunfit = 0;
 	int			ngone = 0;
 
@@ -150,11 +151,17 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 		parcel = evi_parcel_read(rows, i);
 		parcel->is_waiting = true;
 		parcel->attempts = DatumGetInt32(attempts);
-		if (!evi_pace_add(parcel, now))
+		if (evi_pace_add(parcel, now))
 		{
-			evi_parcel_free(parcel);
-			unfit[nunfit++] = id;
+			ntaken++;
+			continue;
 		}
+		evi_parcel_free(parcel);
+		unfit[nunfit++] = id;
+
+		/* a queue that is full has no place for the next one, either */
+		if (route->key > 0)
+			break;
 	}
 	SPI_freetuptable(rows);
 
@@ -169,6 +176,7 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 		route->next_due = next_due(route->key, now);
 		route->aside = 0;
 	}
+	return ntaken > 0;
 }
 
 /* an upper bound of how many that are due are in memory already */
