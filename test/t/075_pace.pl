@@ -104,6 +104,14 @@ $node->safe_psql($db, "SELECT count(evinbox.http_request('fine', g::text)) FROM 
 $receiver->wait_for('/fine', 500, 'an endpoint that works gets all');
 cmp_ok(time - $started, '<', 5, 'without delay');
 
+# -- a pause that nobody has asked for by name -----------------------------------------------
+
+add_endpoint('busy', url => $receiver->url('/status/503'), retries => '{1 day}');
+$node->safe_psql($db, "SELECT evinbox.http_request('busy', 'x'::text)");
+wait_for($node, $db, "SELECT s.closed_until < now() + interval '11 minutes' FROM evinbox_internal.endpoint_state s"
+	  . " JOIN evinbox.endpoint e ON e.id = s.endpoint_id WHERE e.name = 'busy'",
+	'an endpoint that does not say for how long is not closed for as long as a request waits');
+
 is_healthy($node);
 $node->stop;
 done_testing();
