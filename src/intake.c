@@ -252,10 +252,17 @@ end_reading(void)
 	reading.stretch = NULL;
 
 	/* what comes from now on, nobody has known before us */
-	if (doubtful && evi_snapshot_is_ahead(seen, doubtful))
+	if (doubtful && (evi_snapshot_equal(seen, doubtful) || evi_snapshot_is_ahead(seen, doubtful)))
 	{
 		pfree(doubtful);
 		doubtful = NULL;
+
+		/* all that was there may have been done with before us */
+		if (dlist_is_empty(&stretches))
+		{
+			pfree(position);
+			position = keep(seen);
+		}
 	}
 	advance();
 }

@@ -112,6 +112,22 @@ wait_for($node, $db, "SELECT s.closed_until < now() + interval '11 minutes' FROM
 	  . " JOIN evinbox.endpoint e ON e.id = s.endpoint_id WHERE e.name = 'busy'",
 	'an endpoint that does not say for how long is not closed for as long as a request waits');
 
+# -- a predecessor has done all ---------------------------------------------------------------
+
+sub wait_for_position
+{
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return wait_for($node, $db,
+		'SELECT bool_and(pg_visible_in_snapshot(xid, done)) FROM evinbox_internal.request, evinbox_internal.courier', $name);
+}
+
+wait_for_position('the position passes what is done with');
+my ($pid) = pids_of($node, 'courier', $db);
+$node->safe_psql($db, "UPDATE evinbox_internal.courier SET done = '3:3:'; SELECT pg_terminate_backend($pid)");
+wait_for_position('a successor finds that out again');
+
 is_healthy($node);
 $node->stop;
 done_testing();
