@@ -21,6 +21,7 @@
 
 #define MAX_ASIDE 1000			/* rows, by one statement */
 #define POSTPONED_MS 10000		/* what is due and has no place comes back then */
+#define POSTPONED_PER_S 1000	/* or later, if there is very much of it */
 
 /* requests that are to be put aside */
 struct EviAside
@@ -186,9 +187,11 @@ in_memory(const EviRoute *route)
 	return route->key == 0 ? evi_parcel_count() : route->held;
 }
 
+/* The more there are of these, the later they come back: so many of them a second. */
 static void
 postpone(Datum *ids, int count, TimestampTz now)
 {
+	static TimestampTz upto = 0;
 	static EviQuery update = {
 		.sql = "UPDATE evinbox_internal.request_waiting SET next_at = $2"
 		" WHERE request_id OPERATOR(pg_catalog.=) ANY ($1)",
@@ -196,11 +199,15 @@ postpone(Datum *ids, int count, TimestampTz now)
 		.nargs = 2,
 		.argtypes = {INT8ARRAYOID, TIMESTAMPTZOID},
 	};
-	Datum		args[] = {evi_query_array(INT8OID, ids, NULL, count),
-	TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, POSTPONED_MS))};
+	Datum		args[2];
 
-	if (count > 0)
-		(void) evi_query_run(&update, args, NULL, 0);
+	if (count == 0)
+		return;
+	upto = Max(upto + count * USECS_PER_SEC / POSTPONED_PER_S,
+			   TimestampTzPlusMilliseconds(now, POSTPONED_MS));
+	args[0] = evi_query_array(INT8OID, ids, NULL, count);
+	args[1] = TimestampTzGetDatum(upto);
+	(void) evi_query_run(&update, args, NULL, 0);
 }
 
 /* Their requests have been dropped by somebody. */

@@ -128,6 +128,12 @@ my ($pid) = pids_of($node, 'courier', $db);
 $node->safe_psql($db, "UPDATE evinbox_internal.courier SET done = '3:3:'; SELECT pg_terminate_backend($pid)");
 wait_for_position('a successor finds that out again');
 
+# -- very much without an endpoint --------------------------------------------------------------
+
+$node->safe_psql($db, "SELECT count(evinbox.http_request('@{[ $receiver->url('/hang') ]}', 'x'::text)) FROM generate_series(1, 25000) g");
+wait_for($node, $db, "SELECT max(next_at) > now() + interval '14 seconds' FROM evinbox_internal.request_waiting WHERE endpoint_id = 0",
+	'what has no place comes back the later, the more there is of it');
+
 is_healthy($node);
 $node->stop;
 done_testing();
