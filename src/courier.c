@@ -52,6 +52,7 @@
 #define PLANS_MS 10000			/* the age of plans, which small tables may outgrow */
 #define SUSPECTS_MS 500
 #define MAX_FILLED 16			/* queues, in one transaction */
+#define FILL_MS 100				/* or as many as it fills in this time */
 
 PGDLLEXPORT void evi_courier_main(Datum arg);
 
@@ -63,6 +64,7 @@ static EviSection section;
 
 static void begin(TimestampTz now);
 static void look(TimestampTz now);
+static bool fill(TimestampTz now);
 static void record(TimestampTz now);
 static bool note(void);
 static bool needs_look(TimestampTz now);
@@ -149,7 +151,7 @@ static void
 look(TimestampTz now)
 {
 	static TimestampTz plans_since = 0;
-	EviRoute   *route;
+	bool		has_filled;
 
 	pgstat_report_activity(STATE_RUNNING, "looking for requests");
 	if (TimestampDifferenceExceeds(plans_since, now, PLANS_MS))
@@ -163,8 +165,7 @@ look(TimestampTz now)
 		evi_pace_refresh();
 	evi_intake_heed_erasures();
 	has_more = evi_intake_read(now);
-	for (int i = 0; i < MAX_FILLED && (route = evi_pace_due(now)) != NULL; i++)
-		evi_waiting_fill(route, now);
+	has_filled = fill(now);
 
 	/* a request can be seen before its endpoint is heard of */
 	if (evi_pace_has_stranger())
@@ -175,8 +176,25 @@ look(TimestampTz now)
 	}
 	evi_intake_make_room(now);
 	close_transaction();
-	if (evi_intake_needs_flush())
+	if (evi_intake_needs_flush() || has_filled)
 		flush_log();
+}
+
+/* From what waits. Returns whether there was any; with large ones, not all are read at once. */
+static bool
+fill(TimestampTz now)
+{
+	bool		result = false;
+	EviRoute   *route;
+
+	for (int i = 0; i < MAX_FILLED && (route = evi_pace_due(now)) != NULL; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		result |= evi_waiting_fill(route, now);
+		if (TimestampDifferenceExceeds(now, GetCurrentTimestamp(), FILL_MS))
+			break;
+	}
+	return result;
 }
 
 static void

@@ -252,10 +252,17 @@ end_reading(void)
 	reading.stretch = NULL;
 
 	/* what comes from now on, nobody has known before us */
-	if (doubtful && evi_snapshot_is_ahead(seen, doubtful))
+	if (doubtful && (evi_snapshot_equal(seen, doubtful) || evi_snapshot_is_ahead(seen, doubtful)))
 	{
 		pfree(doubtful);
 		doubtful = NULL;
+
+		/* all that was there may have been done with before us */
+		if (dlist_is_empty(&stretches))
+		{
+			pfree(position);
+			position = keep(seen);
+		}
 	}
 	advance();
 }
@@ -315,6 +322,8 @@ evi_intake_make_room(TimestampTz now)
 		CHECK_FOR_INTERRUPTS();
 		if (parcel->is_waiting)
 		{
+			if (parcel->route->key > 0 && parcel->attempts == 0)
+				parcel->route->aside++;
 			evi_pace_note_due(parcel->route, now);
 			evi_intake_finish(parcel);
 		}

@@ -20,6 +20,7 @@
 #include "pace.h"
 
 #define MAX_RETRY_AFTER_S (24 * 60 * 60)
+#define MAX_PAUSE_MS 600000		/* of an endpoint that does not say how long */
 #define HTTP_GONE 410
 #define HTTP_TOO_MANY 429
 #define HTTP_UNAVAILABLE 503
@@ -176,7 +177,8 @@ blame(EviParcel *parcel, const EviHttpResult *result, TimestampTz now)
 		evi_breaker_asked(route,
 					   result->retry_after_s > 0 ?
 					   now + Min(result->retry_after_s, MAX_RETRY_AFTER_S) * USECS_PER_SEC :
-					   evi_pace_retry_at(route, route->failures, now),
+					   Min(evi_pace_retry_at(route, route->failures, now),
+						   TimestampTzPlusMilliseconds(now, MAX_PAUSE_MS)),
 					   now);
 	blame_for_long(route, now);
 }

@@ -31,6 +31,7 @@
 #define MAX_BYTES (64 * 1024 * 1024)
 #define STALE_MS 5000			/* who queues for longer stands aside */
 #define SOON_MS 1000			/* a queue that opens so soon is worth joining */
+#define AHEAD_MS 10000			/* what a rate allows in this time is read */
 
 #define DEFAULT_RETRY_MS 5000	/* if the endpoint has none */
 #define JITTER 0.2				/* of retries, either way */
@@ -43,6 +44,8 @@ static bool has_stranger = false;
 
 static void set_peer(EviRoute *route);
 static EviRoute *stale_route(TimestampTz now);
+static bool grows_stale(const EviParcel *parcel);
+static bool is_closed_for_long(const EviRoute *route, TimestampTz now);
 static EviParcel *take(EviRoute *route, bool is_started, TimestampTz now);
 static bool is_open(const EviRoute *route, TimestampTz now);
 static bool may_start(const EviRoute *route, int most_in_flight, TimestampTz now);
@@ -50,6 +53,7 @@ static bool can_read(const EviRoute *route, TimestampTz now);
 static bool is_full(void);
 static TimestampTz next_start_at(const EviRoute *route);
 static int64 rate_window_us(const EviRoute *route);
+static int64 starts_within(const EviRoute *route, int64 ms);
 static void note_start(EviRoute *route, TimestampTz now);
 static TimestampTz look_again_at(const EviRoute *route, int most_in_flight, TimestampTz now);
 
@@ -138,8 +142,7 @@ evi_pace_add(EviParcel *parcel, TimestampTz now)
 
 		/* those that stand aside come first */
 		if (!parcel->is_waiting &&
-			(route->aside > 0 ||
-			 route->closed_until > TimestampTzPlusMilliseconds(now, SOON_MS)))
+			(route->aside > 0 || is_closed_for_long(route, now)))
 			return false;
 	}
 	parcel->queued_at = now;
@@ -167,6 +170,8 @@ evi_pace_next(int most_in_flight, TimestampTz now)
 {
 	dlist_iter	iter;
 
+	if (in_flight >= most_in_flight)
+		return NULL;
 	dlist_foreach(iter, &ready)
 	{
 		EviRoute   *route = dlist_container(EviRoute, ready_node, iter.cur);
@@ -193,32 +198,40 @@ evi_pace_take_stale(TimestampTz now)
 	return route ? take(route, false, now) : NULL;
 }
 
-/* A queue that is to be filled from what waits; NULL if there is none. */
+/*
+ * A queue that is to be filled from what waits; NULL if there is none. They
+ * take turns: one that is filled and has more to read is due only now.
+ */
 EviRoute *
 evi_pace_due(TimestampTz now)
 {
 	HASH_SEQ_STATUS scan;
 	EviRoute   *route;
+	EviRoute   *first = NULL;
 
 	if (!routes)
 		return NULL;
 	hash_seq_init(&scan, routes);
 	while ((route = hash_seq_search(&scan)) != NULL)
 	{
-		if (route->next_due <= now && can_read(route, now))
-		{
-			hash_seq_term(&scan);
-			return route;
-		}
+		if (route->next_due <= now && (!first || route->next_due < first->next_due) &&
+			can_read(route, now))
+			first = route;
 	}
-	return NULL;
+	return first;
 }
 
 /* how many are to be read for it, not counting those that are in memory */
 int
 evi_pace_room(const EviRoute *route)
 {
-	return is_full() ? LOW_WATER : MAX_QUEUED / 4;
+	if (evi_breaker_is_probing(route))
+		return 1;
+	if (is_full())
+		return LOW_WATER;
+	if (route->nstarts > 0)
+		return (int) Max(LOW_WATER, Min(MAX_QUEUED / 4, starts_within(route, AHEAD_MS)));
+	return MAX_QUEUED / 4;
 }
 
 /* Something waits for it until then. */
@@ -324,12 +337,25 @@ stale_route(TimestampTz now)
 		const EviParcel *first = dlist_head_element(EviParcel, node, &route->queue);
 
 		if (route->peer &&
-			(!route->peer->is_enabled || route->fault ||
-			 (!first->is_waiting &&
+			(!route->peer->is_enabled || route->fault || is_closed_for_long(route, now) ||
+			 (grows_stale(first) &&
 			  TimestampDifferenceExceeds(first->queued_at, now, STALE_MS))))
 			return route;
 	}
 	return NULL;
+}
+
+/* What has a row in the table already may stay for longer, while there is room. */
+static bool
+grows_stale(const EviParcel *parcel)
+{
+	return !parcel->is_waiting || is_full();
+}
+
+static bool
+is_closed_for_long(const EviRoute *route, TimestampTz now)
+{
+	return route->closed_until > TimestampTzPlusMilliseconds(now, SOON_MS);
 }
 
 /* The queue goes behind the others. */
@@ -376,7 +402,14 @@ may_start(const EviRoute *route, int most_in_flight, TimestampTz now)
 static bool
 can_read(const EviRoute *route, TimestampTz now)
 {
-	return is_open(route, now) && route->queued < (is_full() ? 1 : LOW_WATER);
+	if (!is_open(route, now))
+		return false;
+
+	/* whose next failure closes it again */
+	if (evi_breaker_is_probing(route))
+		return route->queued + route->in_flight == 0;
+	return route->queued < (is_full() ? 1 : LOW_WATER) &&
+		route->queued_bytes < MAX_QUEUED_BYTES / 2;
 }
 
 static bool
@@ -399,6 +432,13 @@ static int64
 rate_window_us(const EviRoute *route)
 {
 	return (int64) ((double) route->peer->rate_per_us * route->nstarts / route->peer->rate);
+}
+
+/* how many attempts its rate allows in a time */
+static int64
+starts_within(const EviRoute *route, int64 ms)
+{
+	return (int64) ((double) route->peer->rate * ms * 1000 / route->peer->rate_per_us);
 }
 
 static void
@@ -432,7 +472,9 @@ look_again_at(const EviRoute *route, int most_in_flight, TimestampTz now)
 		const EviParcel *first = dlist_head_element(EviParcel, node,
 													 unconstify(dlist_head *, &route->queue));
 
-		if (!first->is_waiting)
+		if (route->peer && is_closed_for_long(route, now))
+			return now;
+		if (grows_stale(first))
 			result = Min(result, TimestampTzPlusMilliseconds(first->queued_at, STALE_MS + 1));
 		if (opens_at > now || next_start_at(route) > now)
 			result = Min(result, Max(opens_at, next_start_at(route)));

@@ -21,6 +21,7 @@
 
 #define MAX_ASIDE 1000			/* rows, by one statement */
 #define POSTPONED_MS 10000		/* what is due and has no place comes back then */
+#define POSTPONED_PER_S 1000	/* or later, if there is very much of it */
 
 /* requests that are to be put aside */
 struct EviAside
@@ -105,8 +106,8 @@ evi_waiting_store(EviAside *aside)
 	aside->count = 0;
 }
 
-/* Fills a queue from what waits for it. */
-void
+/* Fills a queue from what waits for it. Returns whether it has taken any. */
+bool
 evi_waiting_fill(EviRoute *route, TimestampTz now)
 {
 	static EviQuery select = {
@@ -128,6 +129,7 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 	SPITupleTable *rows = SPI_tuptable;
 	Datum	   *unfit = palloc(sizeof(Datum) * (count + 1));
 	Datum	   *gone = palloc(sizeof(Datum) * (count + 1));
+	int			ntaken = 0;
 	int			nunfit = 0;
 	int			ngone = 0;
 
@@ -150,11 +152,17 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 		parcel = evi_parcel_read(rows, i);
 		parcel->is_waiting = true;
 		parcel->attempts = DatumGetInt32(attempts);
-		if (!evi_pace_add(parcel, now))
+		if (evi_pace_add(parcel, now))
 		{
-			evi_parcel_free(parcel);
-			unfit[nunfit++] = id;
+			ntaken++;
+			continue;
 		}
+		evi_parcel_free(parcel);
+		unfit[nunfit++] = id;
+
+		/* a queue that is full has no place for the next one, either */
+		if (route->key > 0)
+			break;
 	}
 	SPI_freetuptable(rows);
 
@@ -169,6 +177,7 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 		route->next_due = next_due(route->key, now);
 		route->aside = 0;
 	}
+	return ntaken > 0;
 }
 
 /* an upper bound of how many that are due are in memory already */
@@ -178,9 +187,11 @@ in_memory(const EviRoute *route)
 	return route->key == 0 ? evi_parcel_count() : route->held;
 }
 
+/* The more there are of these, the later they come back: so many of them a second. */
 static void
 postpone(Datum *ids, int count, TimestampTz now)
 {
+	static TimestampTz upto = 0;
 	static EviQuery update = {
 		.sql = "UPDATE evinbox_internal.request_waiting SET next_at = $2"
 		" WHERE request_id OPERATOR(pg_catalog.=) ANY ($1)",
@@ -188,11 +199,15 @@ postpone(Datum *ids, int count, TimestampTz now)
 		.nargs = 2,
 		.argtypes = {INT8ARRAYOID, TIMESTAMPTZOID},
 	};
-	Datum		args[] = {evi_query_array(INT8OID, ids, NULL, count),
-	TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, POSTPONED_MS))};
+	Datum		args[2];
 
-	if (count > 0)
-		(void) evi_query_run(&update, args, NULL, 0);
+	if (count == 0)
+		return;
+	upto = Max(upto + count * USECS_PER_SEC / POSTPONED_PER_S,
+			   TimestampTzPlusMilliseconds(now, POSTPONED_MS));
+	args[0] = evi_query_array(INT8OID, ids, NULL, count);
+	args[1] = TimestampTzGetDatum(upto);
+	(void) evi_query_run(&update, args, NULL, 0);
 }
 
 /* Their requests have been dropped by somebody. */

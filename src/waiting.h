@@ -14,7 +14,7 @@
 typedef struct EviAside EviAside;
 
 extern void evi_waiting_load(void);
-extern void evi_waiting_fill(EviRoute *route, TimestampTz now);
+extern bool evi_waiting_fill(EviRoute *route, TimestampTz now);
 extern EviAside *evi_waiting_open(void);
 extern void evi_waiting_add(EviAside *aside, EviParcel *parcel);
 extern void evi_waiting_store(EviAside *aside);
