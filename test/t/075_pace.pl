@@ -90,7 +90,7 @@ wait_for($node, $db, "SELECT count(*) = 12 FROM evinbox_internal.endpoint_state 
 	  . " WHERE e.name ~ '^closing' AND s.closed_until > now() + interval '5 minutes'",
 	'for longer');
 my $held;
-foreach (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 {
 	$held = memory() - $empty;
 	last if $held < 10_000_000;
