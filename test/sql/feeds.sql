@@ -1,18 +1,25 @@
 -- Feeds: the newest events of a subject, an actor, a scope, or many subjects.
 \set SHOW_CONTEXT never
-
--- several partitions, one of them with other columns in its rows, and gaps between;
--- all at once, since a worker would make some, too
-BEGIN;
-SET LOCAL client_min_messages = error;
+-- which partitions there are is said here, and not by a worker
+LOAD 'evinbox';
+ALTER SYSTEM SET evinbox.enabled = off;
+SELECT pg_reload_conf();
+\set ECHO none
+SELECT 'DO $$ BEGIN IF current_setting(''evinbox.enabled'')::boolean THEN PERFORM pg_sleep(0.01); END IF; END $$'
+	FROM generate_series(1, 1000) \gexec
+\set ECHO all
+SHOW evinbox.enabled;
+SET client_min_messages = error;
 CREATE EXTENSION evinbox;
+RESET client_min_messages;
+
+-- several partitions, one of them with other columns in its rows, and gaps between
 CREATE TABLE event_b PARTITION OF evinbox.event FOR VALUES FROM (10000001) TO (20000001);
 CREATE TABLE event_c (LIKE evinbox.event INCLUDING DEFAULTS, gone int);
 ALTER TABLE event_c DROP COLUMN gone;
 ALTER TABLE evinbox.event ATTACH PARTITION event_c FOR VALUES FROM (20000001) TO (30000001);
 CREATE TABLE event_d PARTITION OF evinbox.event FOR VALUES FROM (40000001) TO (50000001);
 CREATE TABLE event_e PARTITION OF evinbox.event FOR VALUES FROM (50000001) TO (60000001);
-COMMIT;
 
 -- in the default one: below all, in the gap, and beyond all
 CREATE FUNCTION record_at(first bigint, events int, step int = 1) RETURNS void LANGUAGE sql AS $$
@@ -258,3 +265,5 @@ DROP SCHEMA evil CASCADE;
 DROP OWNED BY evinbox_test_reader;
 DROP ROLE evinbox_test_reader;
 DROP FUNCTION record_at, counted, uses, same, pages;
+ALTER SYSTEM RESET evinbox.enabled;
+SELECT pg_reload_conf();

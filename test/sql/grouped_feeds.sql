@@ -1,15 +1,20 @@
 -- grouped_feed(): runs of like events as one entry.
 \set SHOW_CONTEXT never
+-- which partitions there are is said here, and not by a worker
+LOAD 'evinbox';
+ALTER SYSTEM SET evinbox.enabled = off;
+SELECT pg_reload_conf();
+\set ECHO none
+SELECT 'DO $$ BEGIN IF current_setting(''evinbox.enabled'')::boolean THEN PERFORM pg_sleep(0.01); END IF; END $$'
+	FROM generate_series(1, 1000) \gexec
+\set ECHO all
+SHOW evinbox.enabled;
+SET client_min_messages = error;
+CREATE EXTENSION evinbox;
+RESET client_min_messages;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
-
--- a second partition, before a worker can make one
-BEGIN;
-SET LOCAL client_min_messages = error;
-CREATE EXTENSION evinbox;
 CREATE TABLE event_b PARTITION OF evinbox.event FOR VALUES FROM (10000001) TO (20000001);
-COMMIT;
-
 CREATE FUNCTION record(id bigint, minute int, subject text, action text, actor text, scope text) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO evinbox.event (id, subject_type, subject_id, action, actor, scope, occurred_at) OVERRIDING SYSTEM VALUE
 	VALUES (id, 'Issue', subject, action, actor, scope, '2026-03-28 22:50Z'::timestamptz + minute * interval '1 minute')
@@ -137,3 +142,5 @@ SELECT last_id, first_id, day FROM evinbox.grouped_feed(scope => 'ends', gap => 
 SET client_min_messages = warning;
 DROP EXTENSION evinbox CASCADE;
 DROP FUNCTION record, entries_read, pages;
+ALTER SYSTEM RESET evinbox.enabled;
+SELECT pg_reload_conf();
