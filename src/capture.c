@@ -70,14 +70,14 @@ static Trigger *find_naming(TriggerData *trigger);
 static bool is_pair(Trigger *a, Trigger *b);
 static const Condition *get_condition(Trigger *trigger);
 static bool add_column(Node *node, void *attnos);
-static EviRow read_row(Capture *capture, TupleTableSlot *slot);
-static bool is_change(Capture *capture, const EviRow *old, const EviRow *new);
-static void record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *slot);
-static text *subject_of(Capture *capture, const EviRow *row);
+static EviChangeRow read_row(Capture *capture, TupleTableSlot *slot);
+static bool is_change(Capture *capture, const EviChangeRow *old, const EviChangeRow *new);
+static void record(Capture *capture, const EviChangeRow *old, const EviChangeRow *new, TupleTableSlot *slot);
+static text *subject_of(Capture *capture, const EviChangeRow *row);
 static text *name_of(EviColumn *column, Datum value);
-static Jsonb *describe_change(Capture *capture, const EviRow *old, const EviRow *new);
-static void push_changes(Capture *capture, const EviRow *old, const EviRow *new, JsonbParseState **state);
-static void push_change(EviColumn *column, int i, const EviRow *old, const EviRow *new,
+static Jsonb *describe_change(Capture *capture, const EviChangeRow *old, const EviChangeRow *new);
+static void push_changes(Capture *capture, const EviChangeRow *old, const EviChangeRow *new, JsonbParseState **state);
+static void push_change(EviColumn *column, int i, const EviChangeRow *old, const EviChangeRow *new,
 						JsonbParseState **state);
 static void push_key(JsonbParseState **state, const char *key);
 
@@ -87,9 +87,9 @@ evinbox_record_change(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	Capture    *capture;
-	EviRow			row;
-	EviRow			changed;
-	EviRow		   *moved;
+	EviChangeRow row;
+	EviChangeRow changed;
+	EviChangeRow *moved;
 
 	evi_require_trigger(fcinfo);
 	capture = get_capture(fcinfo, trigger);
@@ -276,10 +276,10 @@ add_column(Node *node, void *attnos)
 	return expression_tree_walker(node, add_column, attnos);
 }
 
-static EviRow
+static EviChangeRow
 read_row(Capture *capture, TupleTableSlot *slot)
 {
-	EviRow			row = {
+	EviChangeRow row = {
 		.values = palloc(sizeof(Datum) * capture->ncolumns),
 		.isnull = palloc(sizeof(bool) * capture->ncolumns),
 	};
@@ -291,7 +291,7 @@ read_row(Capture *capture, TupleTableSlot *slot)
 
 /* Has a tracked column another value? */
 static bool
-is_change(Capture *capture, const EviRow *old, const EviRow *new)
+is_change(Capture *capture, const EviChangeRow *old, const EviChangeRow *new)
 {
 	for (int i = capture->first; i < capture->ncolumns; i++)
 		if (evi_column_differs(&capture->columns[i], old->values[i], old->isnull[i],
@@ -302,11 +302,11 @@ is_change(Capture *capture, const EviRow *old, const EviRow *new)
 
 /* Either row may be missing. The slot has the one that is left of the two. */
 static void
-record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *slot)
+record(Capture *capture, const EviChangeRow *old, const EviChangeRow *new, TupleTableSlot *slot)
 {
 	Datum		values[Natts_event] = {0};
 	bool		isnull[Natts_event];
-	const EviRow  *row = new ? new : old;
+	const EviChangeRow *row = new ? new : old;
 
 	memset(isnull, true, sizeof(isnull));
 	values[Anum_event_subject_type - 1] = PointerGetDatum(capture->subject_type);
@@ -335,7 +335,7 @@ record(Capture *capture, const EviRow *old, const EviRow *new, TupleTableSlot *s
 
 /* Its key: of one column, as text; of several, as a JSON array. NULL if it is null. */
 static text *
-subject_of(Capture *capture, const EviRow *row)
+subject_of(Capture *capture, const EviChangeRow *row)
 {
 	JsonbParseState *state = NULL;
 	Jsonb	   *array;
@@ -376,7 +376,7 @@ name_of(EviColumn *column, Datum value)
  * and says the former one.
  */
 static Jsonb *
-describe_change(Capture *capture, const EviRow *old, const EviRow *new)
+describe_change(Capture *capture, const EviChangeRow *old, const EviChangeRow *new)
 {
 	JsonbParseState *state = NULL;
 	bool		has_moved = false;
@@ -412,7 +412,7 @@ describe_change(Capture *capture, const EviRow *old, const EviRow *new)
 
 /* {"column": {"from": ..., "to": ...}, ...}; a row that is not there has nulls */
 static void
-push_changes(Capture *capture, const EviRow *old, const EviRow *new, JsonbParseState **state)
+push_changes(Capture *capture, const EviChangeRow *old, const EviChangeRow *new, JsonbParseState **state)
 {
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = capture->first; i < capture->ncolumns; i++)
@@ -432,7 +432,7 @@ push_changes(Capture *capture, const EviRow *old, const EviRow *new, JsonbParseS
 
 /* "from": ..., "to": ... */
 static void
-push_change(EviColumn *column, int i, const EviRow *old, const EviRow *new, JsonbParseState **state)
+push_change(EviColumn *column, int i, const EviChangeRow *old, const EviChangeRow *new, JsonbParseState **state)
 {
 	JsonbValue	value;
 

@@ -41,11 +41,11 @@ typedef struct EviColumn
 } EviColumn;
 
 /* the values of a row's columns, in the order in which these are described */
-typedef struct EviRow
+typedef struct EviChangeRow
 {
 	Datum	   *values;
 	bool	   *isnull;
-} EviRow;
+} EviChangeRow;
 
 extern void evi_column_describe(EviColumn *column, TupleDesc desc, AttrNumber attno,
 								MemoryContext context);

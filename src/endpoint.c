@@ -19,6 +19,7 @@
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "evinbox.h"
@@ -275,7 +276,7 @@ check_retries(const EviRow *row)
 static void
 check_number(void)
 {
-	if (evi_target_count() >= MAX_ENDPOINTS)
+	if (evi_relation_count(EVI_ENDPOINT, SnapshotSelf) >= MAX_ENDPOINTS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot have more than %d endpoints", MAX_ENDPOINTS),

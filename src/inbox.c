@@ -105,20 +105,6 @@ evi_inbox_version(Snapshot snapshot)
 	return version != 0 ? version : 1;
 }
 
-int
-evi_inbox_count(Snapshot snapshot)
-{
-	Relation	rel = evi_relation_open(EVI_INBOX, AccessShareLock);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	int			result = 0;
-
-	while (heap_getnext(scan, ForwardScanDirection) != NULL)
-		result++;
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
-}
-
 /* NULL if there is none of that name */
 EviInbox *
 evi_inbox_find(const char *name, Snapshot snapshot)

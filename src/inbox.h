@@ -64,7 +64,6 @@ extern List *evi_inbox_all(Snapshot snapshot);
 extern uint64 evi_inbox_version(Snapshot snapshot);
 extern EviInbox *evi_inbox_find(const char *name, Snapshot snapshot);
 extern List *evi_inbox_live_owners(Snapshot snapshot);
-extern int	evi_inbox_count(Snapshot snapshot);
 extern void evi_inbox_forget_plans(EviInbox *inbox);
 
 extern bool evi_inbox_wants(const EviInbox *inbox, text *subject_type, text *action);

@@ -36,11 +36,9 @@
 
 #include "evinbox.h"
 #include "fetch.h"
-#include "inbox.h"
 #include "incarnation.h"
 #include "query.h"
 #include "relation.h"
-#include "target.h"
 #include "trigger.h"
 #include "wakeup.h"
 
@@ -113,7 +111,7 @@ evi_incarnation_expect_copy(void)
 	if (evi_incarnation_is_quiet())
 		return;
 	PushActiveSnapshot(GetLatestSnapshot());
-	is_used = evi_inbox_count(GetActiveSnapshot()) > 0 || evi_target_count() > 0 ||
+	is_used = evi_relation_count(EVI_INBOX, GetActiveSnapshot()) > 0 || evi_relation_count(EVI_ENDPOINT, SnapshotSelf) > 0 ||
 		evi_fetch_highest(GetActiveSnapshot()) > 0;
 	PopActiveSnapshot();
 

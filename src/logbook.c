@@ -26,6 +26,7 @@
 #include "outcome.h"
 #include "pace.h"
 #include "query.h"
+#include "waiting.h"
 
 #define MAX_RESULTS 500			/* in a transaction */
 #define RECORD_MS 20			/* a result waits no longer for others */
@@ -333,15 +334,7 @@ store_waiting(TimestampTz now)
 static void
 delete_waiting(void)
 {
-	static EviQuery delete = {
-		.sql = "DELETE FROM evinbox_internal.request_waiting"
-		" WHERE request_id OPERATOR(pg_catalog.=) ANY ($1)",
-		.expected = SPI_OK_DELETE,
-		.nargs = 1,
-		.argtypes = {INT8ARRAYOID},
-	};
 	Datum	   *ids = palloc(sizeof(Datum) * nresults);
-	Datum		arg;
 	dlist_iter	iter;
 	int			n = 0;
 
@@ -352,9 +345,7 @@ delete_waiting(void)
 		if (parcel->is_waiting && parcel->report.outcome == EVI_OUTCOME_DELIVERED)
 			ids[n++] = Int64GetDatum(parcel->id);
 	}
-	arg = evi_query_array(INT8OID, ids, NULL, n);
-	if (n > 0)
-		(void) evi_query_run(&delete, &arg, NULL, 0);
+	evi_waiting_delete(ids, n);
 }
 
 /* There is one row, or none yet. */

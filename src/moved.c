@@ -35,13 +35,13 @@ typedef struct Moved
 	CommandId	cid;
 	int			ncolumns;
 	Oid		   *types;
-	EviRow		row;
+	EviChangeRow row;
 } Moved;
 
 static Moved *all_moved = NULL;
 static LocalTransactionId moved_lxid = InvalidLocalTransactionId;
 
-static Moved *copy_row(TriggerData *trigger, const EviRow *row, const EviColumn *columns,
+static Moved *copy_row(TriggerData *trigger, const EviChangeRow *row, const EviColumn *columns,
 					   int ncolumns);
 static Moved **find_moved(Trigger *trigger, int depth);
 static bool fits(const Moved *moved, const EviColumn *columns, int ncolumns);
@@ -60,7 +60,7 @@ evi_moved_is_away(TriggerData *trigger)
 }
 
 void
-evi_moved_note(TriggerData *trigger, const EviRow *row, const EviColumn *columns, int ncolumns)
+evi_moved_note(TriggerData *trigger, const EviChangeRow *row, const EviColumn *columns, int ncolumns)
 {
 	Moved	   *moved = copy_row(trigger, row, columns, ncolumns);
 	Moved	  **stale;
@@ -89,7 +89,7 @@ evi_moved_note(TriggerData *trigger, const EviRow *row, const EviColumn *columns
 }
 
 /* The row that an INSERT brings from another partition, as it was. */
-EviRow *
+EviChangeRow *
 evi_moved_find(TriggerData *trigger, const EviColumn *columns, int ncolumns)
 {
 	HeapTupleHeader header = trigger->tg_trigtuple->t_data;
@@ -114,7 +114,7 @@ evi_moved_find(TriggerData *trigger, const EviColumn *columns, int ncolumns)
 }
 
 static Moved *
-copy_row(TriggerData *trigger, const EviRow *row, const EviColumn *columns, int ncolumns)
+copy_row(TriggerData *trigger, const EviChangeRow *row, const EviColumn *columns, int ncolumns)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "evinbox moved row",
 												  ALLOCSET_SMALL_SIZES);

@@ -13,8 +13,8 @@
 #include "change.h"
 
 extern bool evi_moved_is_away(TriggerData *trigger);
-extern void evi_moved_note(TriggerData *trigger, const EviRow *row, const EviColumn *columns,
+extern void evi_moved_note(TriggerData *trigger, const EviChangeRow *row, const EviColumn *columns,
 						   int ncolumns);
-extern EviRow *evi_moved_find(TriggerData *trigger, const EviColumn *columns, int ncolumns);
+extern EviChangeRow *evi_moved_find(TriggerData *trigger, const EviColumn *columns, int ncolumns);
 
 #endif							/* EVI_MOVED_H */

@@ -42,6 +42,7 @@ static dlist_head ready = DLIST_STATIC_INIT(ready);
 static int	in_flight = 0;
 static bool has_stranger = false;
 
+static EviRoute *route_for(const EviParcel *parcel);
 static void set_peer(EviRoute *route);
 static EviRoute *stale_route(TimestampTz now);
 static bool grows_stale(const EviParcel *parcel);
@@ -92,8 +93,8 @@ evi_pace_has_stranger(void)
 	return result;
 }
 
-EviRoute *
-evi_pace_route_for(const EviParcel *parcel)
+static EviRoute *
+route_for(const EviParcel *parcel)
 {
 	const char *host;
 
@@ -131,7 +132,7 @@ evi_pace_refresh(void)
 bool
 evi_pace_add(EviParcel *parcel, TimestampTz now)
 {
-	EviRoute   *route = evi_pace_route_for(parcel);
+	EviRoute   *route = route_for(parcel);
 
 	parcel->route = route;
 	if (route->peer)

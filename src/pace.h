@@ -50,7 +50,6 @@ typedef struct EviRoute
 
 extern EviRoute *evi_pace_route(int32 key);
 extern bool evi_pace_has_stranger(void);
-extern EviRoute *evi_pace_route_for(const EviParcel *parcel);
 extern void evi_pace_refresh(void);
 extern bool evi_pace_add(EviParcel *parcel, TimestampTz now);
 extern void evi_pace_forget(EviParcel *parcel);

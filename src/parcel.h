@@ -17,18 +17,18 @@
 struct EviRoute;
 struct EviStretch;
 
-typedef enum EviOutcome
+typedef enum EviAttemptOutcome
 {
 	EVI_OUTCOME_NONE,
 	EVI_OUTCOME_DELIVERED,
 	EVI_OUTCOME_RETRY,
 	EVI_OUTCOME_DEAD
-} EviOutcome;
+} EviAttemptOutcome;
 
 /* what became of an attempt; times in ms, negative for what did not happen */
 typedef struct EviReport
 {
-	EviOutcome	outcome;
+	EviAttemptOutcome outcome;
 	TimestampTz next_at;		/* of a retry */
 	int			status;			/* 0 for none */
 	int			code;			/* libcurl's; 0 for none */

@@ -398,6 +398,21 @@ evi_relation_lock_left(EviSeries *series)
 	return RowExclusiveLock;
 }
 
+/* how many rows a table has, by reading all of them */
+int
+evi_relation_count(EviTable table, Snapshot snapshot)
+{
+	Relation	rel = evi_relation_open(table, AccessShareLock);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	int			result = 0;
+
+	while (heap_getnext(scan, ForwardScanDirection) != NULL)
+		result++;
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
 /* Has it no rows at all, not even dead ones? */
 bool
 evi_relation_is_empty(EviTable table)

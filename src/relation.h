@@ -111,6 +111,7 @@ extern TupleTableSlot *evi_entries_row(EviEntries *entries);
 extern void evi_entries_end(EviEntries *entries);
 extern void evi_relation_insert(EviTable table, const Datum *values, const bool *isnull);
 extern LOCKMODE evi_relation_lock_left(EviSeries *series);
+extern int	evi_relation_count(EviTable table, Snapshot snapshot);
 extern bool evi_relation_is_empty(EviTable table);
 extern void evi_relation_deform(EviTable table, HeapTuple tuple, TupleDesc desc,
 								Datum *values, bool *isnull);

@@ -24,6 +24,7 @@
 #include "owner.h"
 #include "row.h"
 
+static char *owner_name(const EviRow *row);
 static const char *column_name(const EviRow *row, int attno);
 static bool names_owner(const TriggerData *trigger, const EviRow *new, const EviRow *old);
 
@@ -131,8 +132,8 @@ evi_row_owner(const EviRow *row)
 	return DatumGetObjectId(row->values[row->kind->owner_id - 1]);
 }
 
-char *
-evi_row_owner_name(const EviRow *row)
+static char *
+owner_name(const EviRow *row)
 {
 	return NameStr(*DatumGetName(row->values[row->kind->owner - 1]));
 }
@@ -155,7 +156,7 @@ evi_row_find_owner(const TriggerData *trigger, const EviRow *new, const EviRow *
 
 	if (old && !names_owner(trigger, new, old))
 		return evi_row_owner(old);
-	owner = get_role_oid(evi_row_owner_name(new), false);
+	owner = get_role_oid(owner_name(new), false);
 	if (!old || owner != evi_row_owner(old))
 		evi_owner_hold(owner);
 	return owner;
@@ -172,7 +173,7 @@ names_owner(const TriggerData *trigger, const EviRow *new, const EviRow *old)
 					   trigger->tg_updatedcols))
 		return false;
 	return !evi_owner_exists(evi_row_owner(old)) ||
-		strcmp(evi_row_owner_name(new), evi_row_owner_name(old)) != 0;
+		strcmp(owner_name(new), owner_name(old)) != 0;
 }
 
 /* one of the writer's roles */
@@ -183,7 +184,7 @@ evi_row_check_owner(const EviRow *row, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be member of role \"%s\" to write %s %s for it",
-						evi_row_owner_name(row),
+						owner_name(row),
 						strchr("aeiou", row->kind->what[0]) ? "an" : "a", row->kind->what)));
 }
 
@@ -194,7 +195,7 @@ evi_row_check_rights(const EviRow *row, const char *verb)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be member of role \"%s\" to %s its %s",
-						evi_row_owner_name(row), verb, row->kind->what)));
+						owner_name(row), verb, row->kind->what)));
 }
 
 static const char *

@@ -48,7 +48,6 @@ extern void evi_row_check_limits(const EviRow *row, const EviLimit *limits, int 
 extern void evi_row_check_interval(const EviRow *row, int attno);
 
 extern Oid	evi_row_owner(const EviRow *row);
-extern char *evi_row_owner_name(const EviRow *row);
 extern void evi_row_check_no_owner_id(const EviRow *row);
 extern Oid	evi_row_find_owner(const TriggerData *trigger, const EviRow *new, const EviRow *old);
 extern void evi_row_check_owner(const EviRow *row, Oid owner);

@@ -331,7 +331,7 @@ check_condition_context(void *arg)
 static void
 check_number_of_rules(void)
 {
-	if (evi_inbox_count(SnapshotSelf) >= MAX_RULES)
+	if (evi_relation_count(EVI_INBOX, SnapshotSelf) >= MAX_RULES)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot have more than %d inboxes", MAX_RULES),

@@ -10,9 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -32,6 +29,7 @@ static const char *const formats[EVI_FORMATS] = {
 	[EVI_FORMAT_SLACK] = "slack",
 };
 
+static EviTarget *find(const char *name);
 static EviTarget *require(const char *name);
 static EviFormat format_of(Datum name);
 
@@ -48,8 +46,8 @@ evi_format_parse(const char *name, EviFormat *format)
 }
 
 /* NULL if there is none of that name */
-EviTarget *
-evi_target_find(const char *name)
+static EviTarget *
+find(const char *name)
 {
 	ScanKeyData key;
 	EviScan		scan;
@@ -109,7 +107,7 @@ evi_target_find_own(const char *name)
 static EviTarget *
 require(const char *name)
 {
-	EviTarget  *target = evi_target_find(name);
+	EviTarget  *target = find(name);
 
 	if (!target)
 		ereport(ERROR,
@@ -163,20 +161,6 @@ evi_targets_of(Oid owner, const char *scope, const char *subject_type, const cha
 	MemoryContextSwitchTo(former);
 	evi_section_leave(&section);
 	evi_query_close();
-	return result;
-}
-
-int
-evi_target_count(void)
-{
-	Relation	rel = evi_relation_open(EVI_ENDPOINT, AccessShareLock);
-	TableScanDesc scan = table_beginscan(rel, SnapshotSelf, 0, NULL);
-	int			result = 0;
-
-	while (heap_getnext(scan, ForwardScanDirection) != NULL)
-		result++;
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
 	return result;
 }
 

@@ -30,11 +30,9 @@ typedef struct EviTarget
 } EviTarget;
 
 extern bool evi_format_parse(const char *name, EviFormat *format);
-extern EviTarget *evi_target_find(const char *name);
 extern EviTarget *evi_target_find_allowed(const char *name);
 extern EviTarget *evi_target_find_own(const char *name);
 extern List *evi_targets_of(Oid owner, const char *scope, const char *subject_type,
 							const char *action);
-extern int	evi_target_count(void);
 
 #endif							/* EVI_TARGET_H */

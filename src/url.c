@@ -23,6 +23,7 @@
 #define MAX_HOST 253
 #define MAX_LABEL 63
 
+static const char *url_fault(const char *url, bool allow_http);
 static const char *bytes_fault(const char *url);
 static const char *authority_fault(const char *authority, size_t length);
 static const char *port_fault(const char *port, size_t length);
@@ -30,8 +31,8 @@ static const char *name_fault(const char *name, size_t length);
 static bool is_number(const char *text, size_t length);
 
 /* Why not, as the end of a sentence; NULL if it is one. */
-const char *
-evi_url_fault(const char *url, bool allow_http)
+static const char *
+url_fault(const char *url, bool allow_http)
 {
 	const char *fault = bytes_fault(url);
 	const char *authority;
@@ -53,7 +54,7 @@ evi_url_fault(const char *url, bool allow_http)
 void
 evi_url_check(const char *url)
 {
-	const char *fault = evi_url_fault(url, evi_guc_webhook_allow_http());
+	const char *fault = url_fault(url, evi_guc_webhook_allow_http());
 
 	if (fault)
 		ereport(ERROR,

@@ -8,7 +8,6 @@
 #ifndef EVI_URL_H
 #define EVI_URL_H
 
-extern const char *evi_url_fault(const char *url, bool allow_http);
 extern void evi_url_check(const char *url);
 
 #endif							/* EVI_URL_H */

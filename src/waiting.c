@@ -34,7 +34,6 @@ struct EviAside
 
 static int	in_memory(const EviRoute *route);
 static void postpone(Datum *ids, int count, TimestampTz now);
-static void forget(Datum *ids, int count);
 static TimestampTz next_due(int32 key, TimestampTz now);
 
 /* Who has something here, and from when on? SPI is connected, in a section, as in all of this. */
@@ -169,7 +168,7 @@ evi_waiting_fill(EviRoute *route, TimestampTz now)
 	/* a queue that is full will ask again; one of several would go on asking in vain */
 	if (route->key == 0)
 		postpone(unfit, nunfit, now);
-	forget(gone, ngone);
+	evi_waiting_delete(gone, ngone);
 	if (count == limit || (nunfit > 0 && route->key > 0))
 		route->next_due = now;
 	else
@@ -210,9 +209,9 @@ postpone(Datum *ids, int count, TimestampTz now)
 	(void) evi_query_run(&update, args, NULL, 0);
 }
 
-/* Their requests have been dropped by somebody. */
-static void
-forget(Datum *ids, int count)
+/* Nothing waits of these requests any more. */
+void
+evi_waiting_delete(Datum *ids, int count)
 {
 	static EviQuery delete = {
 		.sql = "DELETE FROM evinbox_internal.request_waiting"

@@ -18,5 +18,6 @@ extern bool evi_waiting_fill(EviRoute *route, TimestampTz now);
 extern EviAside *evi_waiting_open(void);
 extern void evi_waiting_add(EviAside *aside, EviParcel *parcel);
 extern void evi_waiting_store(EviAside *aside);
+extern void evi_waiting_delete(Datum *ids, int count);
 
 #endif							/* EVI_WAITING_H */
